@@ -1,0 +1,98 @@
+"""Topics: names, partition counts and clean-up of everything that crosses Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_DAY_MS = 86_400_000
+_COMPACT = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1",
+            "max.compaction.lag.ms": "60000"}  # fmt: skip
+# A value above the wire limit must still reach the dead-letter topic whole.
+_LARGE = {"max.message.bytes": str(16 * 2**20)}
+# The dead-letter topic adds headers to the largest value that usage takes.
+_LARGER = {"max.message.bytes": str(17 * 2**20)}
+_BROKER_TIME = {"message.timestamp.type": "LogAppendTime"}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as it must exist on the broker."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names of all topics under one prefix.
+
+    `partitions` holds for usage, windows, tasks, budgets, weights, control and the meter's state:
+    a row, a decision and a state record keep the partition number of the usage they come from.
+    """
+
+    prefix: str
+    partitions: int
+    replication: int = 1
+
+    def _name(self, stem: str) -> str:
+        return f"{self.prefix}{stem}"
+
+    @property
+    def usage(self) -> str:
+        """Usage events, holder reports, activations and ticks, keyed by tenant."""
+        return self._name("usage.v1")
+
+    @property
+    def policy(self) -> str:
+        """Published policy versions."""
+        return self._name("policy.v1")
+
+    @property
+    def reference(self) -> str:
+        """Published price books, baselines and estimates."""
+        return self._name("reference.v1")
+
+    @property
+    def windows(self) -> str:
+        """Absolute window rows."""
+        return self._name("windows.v1")
+
+    @property
+    def budgets(self) -> str:
+        """Absolute budget rows."""
+        return self._name("budgets.v1")
+
+    @property
+    def control(self) -> str:
+        """Decisions, lease grants, heartbeats; what admission points follow."""
+        return self._name("control.v1")
+
+    @property
+    def dlq(self) -> str:
+        """Values that break their contract, as they came, with reason and position."""
+        return self._name("dlq.v1")
+
+    @property
+    def meter_state(self) -> str:
+        """The meter's checkpointed state, one partition per usage partition."""
+        return self._name("meter-state.v1")
+
+    def specs(self) -> list[TopicSpec]:
+        """Every topic that the running system needs, with its configuration."""
+        many, one = self.partitions, 1
+        return [
+            TopicSpec(self.usage, many, _delete(7) | _LARGE | _BROKER_TIME),
+            TopicSpec(self.policy, one, _COMPACT),
+            TopicSpec(self.reference, one, _COMPACT | _LARGE),
+            TopicSpec(self.windows, many, _delete(3)),
+            TopicSpec(self.budgets, many, _delete(3)),
+            TopicSpec(self.control, many, _COMPACT),
+            TopicSpec(self.dlq, one, _delete(14) | _LARGER),
+            TopicSpec(self.meter_state, many, _COMPACT),
+        ]
+
+
+def _delete(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
