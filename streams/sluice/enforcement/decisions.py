@@ -1,0 +1,125 @@
+"""Decisions as they go on the control topic: what, why, on what evidence, until when.
+
+Everything in a decision derives from the event that caused it, so a replay of the same input gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+from sluice.enforcement.budgets import Ledger, LedgerKey, threshold_pusd
+from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.money import format_usd
+
+# How long the news that a limit no longer holds stays on the control topic.
+ALLOW_US = 600_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The record that made a decision: its place, its broker time, its owner's epoch."""
+
+    partition: int
+    offset: int
+    time: int
+    epoch: int
+
+
+def control_key(policy: Policy, key: LedgerKey) -> bytes:
+    """Compaction key: the newest decision of a budget about a tenant replaces the one before."""
+    scope = f"tenant_id={key.tenant_id}"
+    return f"decision|{policy.policy_id}|{key.budget_id}|{policy.mode}|{scope}|".encode()
+
+
+def decide(
+    policy: Policy, budget: Budget, key: LedgerKey, ledger: Ledger, cause: Cause
+) -> dict[str, Any]:
+    """The decision for the rung that the ledger stands on; rung 0 allows again."""
+    rule = budget.rules[ledger.rung - 1] if ledger.rung else None
+    action = rule.action if rule else "allow"
+    expires_at = ledger.period_end if rule else cause.time + ALLOW_US
+    return {
+        "decision_id": _decision_id(policy, key, cause, action),
+        "kind": "decision",
+        "policy_id": policy.policy_id,
+        "rule_id": budget.budget_id,
+        "policy_version": policy.version,
+        "scope": {"tenant_id": key.tenant_id},
+        "action": action,
+        "params": _params(rule),
+        "mode": policy.mode,
+        "reason_code": _reason_code(rule),
+        "reason": _reason(budget, key, ledger, rule),
+        "evidence": _evidence(ledger, rule, key, cause),
+        "epoch": cause.epoch,
+        "sequence": cause.offset,
+        "issued_at": cause.time,
+        "effective_at": cause.time,
+        "expires_at": expires_at,
+        "on_expiry": budget.on_expiry if rule else "open",
+        "retry_after_ms": _retry_after_ms(rule, ledger, cause.time),
+        "lease": None,
+        "supersedes": ledger.decision_id,
+        "trace_id": None,
+        "signature": None,
+    }
+
+
+def _decision_id(policy: Policy, key: LedgerKey, cause: Cause, action: str) -> str:
+    identity = (*key, policy.version, action, str(cause.partition), str(cause.offset))
+    return str(UUID(bytes=blake2b("\x1f".join(identity).encode(), digest_size=16).digest()))
+
+
+def _params(rule: Rule | None) -> dict[str, Any]:
+    if rule is None or rule.rate_per_minute is None:
+        return {}
+    return {"rate_per_minute": rule.rate_per_minute, "burst": rule.burst}
+
+
+def _reason_code(rule: Rule | None) -> str:
+    if rule is None:
+        return "BUDGET_RESTORED"
+    return "BUDGET_EXHAUSTED" if rule.at >= 1 else "BUDGET_THRESHOLD"
+
+
+def _reason(budget: Budget, key: LedgerKey, ledger: Ledger, rule: Rule | None) -> str:
+    spent = f"{format_usd(ledger.settled_pusd)} of {format_usd(ledger.limit_pusd)} USD"
+    share = 100 * ledger.settled_pusd // ledger.limit_pusd if ledger.limit_pusd else 100
+    head = f"{key.tenant_id} has spent {spent} ({share} %) of budget {budget.budget_id}"
+    return f"{head} in the {budget.period} {key.period_id}; {_consequence(rule, ledger)}"
+
+
+def _consequence(rule: Rule | None, ledger: Ledger) -> str:
+    if rule is None:
+        return "requests are admitted again"
+    until = f"until {_utc(ledger.period_end)}"
+    if rule.action == "rate_limit":
+        return f"each admission point admits {rule.rate_per_minute} requests a minute {until}"
+    return f"requests are refused {until}"
+
+
+def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -> dict[str, Any]:
+    return {
+        "window": key.period_id,
+        "observed": ledger.settled_pusd,
+        "limit": threshold_pusd(ledger, rule) if rule else ledger.limit_pusd,
+        "unit": "pusd",
+        "offsets": [{"partition": cause.partition, "offset": cause.offset}],
+    }
+
+
+def _retry_after_ms(rule: Rule | None, ledger: Ledger, time: int) -> int | None:
+    if rule is None:
+        return None
+    if rule.rate_per_minute is not None:
+        return max(1, 60_000 // rule.rate_per_minute)
+    return max(0, (ledger.period_end - time) // 1000)
+
+
+def _utc(instant: int) -> str:
+    return datetime.fromtimestamp(instant / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,150 @@
+"""Policy files for people: YAML, validated whole, every fault named with its place."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.errors import ConfigError
+from sluice.money import format_usd
+
+Path = tuple[str | int, ...]
+_NAMES = {*Policy.model_fields, *Budget.model_fields, *Rule.model_fields, "limit"}
+
+
+class Fault(NamedTuple):
+    """One fault and where it stands; lines and columns count from 1."""
+
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}, column {self.column}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class PolicyError(ConfigError):
+    """A policy file is wrong; `faults` lists everything that is, nothing was applied."""
+
+    def __init__(self, name: str, faults: list[Fault]) -> None:
+        self.faults = sorted(faults)
+        listed = "".join(f"\n- {fault}" for fault in self.faults)
+        super().__init__(f"{name}: {len(faults)} fault(s), nothing applied{listed}")
+
+
+def load_policy(text: str, name: str) -> Policy:
+    """The policy in a YAML text; PolicyError lists every fault with its place."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise PolicyError(name, [Fault(line, column, "", str(error.problem))]) from error
+    if not isinstance(root, yaml.MappingNode):
+        raise PolicyError(
+            name, [Fault(1, 1, "", "a policy is a mapping with policy_id and budgets")]
+        )
+    reader = _Reader()
+    value = reader.plain(root, ())
+    faults = list(reader.faults)
+    try:
+        policy = Policy.model_validate(value)
+    except ValidationError as error:
+        faults += [reader.fault(fault) for fault in error.errors() if not _follows(fault)]
+    if faults:
+        raise PolicyError(name, faults)
+    return policy
+
+
+def _follows(error: Any) -> bool:
+    """Whether an error only says that faulty items do not count: their own faults are listed."""
+    return error["type"] == "too_short" and bool(error["input"])
+
+
+def explain(policy: Policy) -> list[str]:
+    """What a policy does, one plain sentence per rule."""
+    effect = "" if policy.mode == "enforce" else " (shadow: published, never obeyed)"
+    return [_sentence(budget, rule) + effect for budget in policy.budgets for rule in budget.rules]
+
+
+def _sentence(budget: Budget, rule: Rule) -> str:
+    amount = format_usd(budget.limit_pusd)
+    who = f"a tenant that has spent {rule.at:.0%} of {amount} USD in a {budget.period}"
+    if rule.action == "rate_limit":
+        return f"{who} is admitted {rule.rate_per_minute} requests a minute per admission point"
+    return f"{who} is refused until the {budget.period} ends ({budget.time_zone})"
+
+
+class _Reader:
+    """Turns YAML nodes into plain values and remembers where each stood.
+
+    Scalars stay text unless they are quoted-free integers or booleans: 0.05 must not become the
+    nearest binary fraction.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self._marks: dict[Path, yaml.Mark] = {}
+
+    def plain(self, node: yaml.Node, path: Path) -> Any:
+        self._marks[path] = node.start_mark
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*path, i)) for i, item in enumerate(node.value)]
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        for key_node, item in node.value:
+            key = "limit_pusd" if key_node.value == "limit" else str(key_node.value)
+            if key in value:
+                self._add(key_node.start_mark, (*path, key), "stands here twice")
+            value[key] = self.plain(item, (*path, key))
+            if key in ("limit_pusd", "limits"):
+                value[key] = _as_text(value[key])
+            self._marks[*path, key, "<key>"] = key_node.start_mark
+        return value
+
+    def fault(self, error: Any) -> Fault:
+        """Where and what one of pydantic's errors is."""
+        path: Path = tuple(error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        mark = self._marks.get(path)
+        if error["type"] == "extra_forbidden":
+            close = get_close_matches(str(path[-1]), _NAMES, 1)
+            message = "unknown name" + (f"; did you mean {close[0]}?" if close else "")
+            mark = self._marks.get((*path, "<key>"), mark)
+        while mark is None:
+            path = path[:-1]
+            mark = self._marks.get(path)
+        return Fault(mark.line + 1, mark.column + 1, _shown(error["loc"]), message)
+
+    def _add(self, mark: yaml.Mark, path: Path, message: str) -> None:
+        self.faults.append(Fault(mark.line + 1, mark.column + 1, _shown(path), message))
+
+
+def _scalar(node: yaml.Node) -> Any:
+    if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:bool"):
+        return yaml.safe_load(node.value)
+    return None if node.tag == "tag:yaml.org,2002:null" else node.value
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    return str(value) if isinstance(value, int) else value
+
+
+def _shown(path: Path) -> str:
+    shown = ""
+    for part in path:
+        name = "limit" if part == "limit_pusd" else part
+        shown += f"[{name}]" if isinstance(name, int) else f".{name}" if shown else str(name)
+    return shown
