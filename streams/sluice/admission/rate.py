@@ -1,0 +1,103 @@
+"""Token buckets in exact integers.
+
+A bucket belongs to one admission point, so the rate of a decision is the rate of each point: ten
+gateway processes under one decision admit up to ten times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+# One token in the units that buckets count in. A minute has as many microseconds, so a microsecond
+# adds exactly `rate_per_minute` units and nothing is ever rounded.
+TOKEN = 60_000_000
+
+
+class Rate(NamedTuple):
+    """A rate limit: requests per minute in the long run, and how many at once."""
+
+    rate_per_minute: int
+    burst: int
+
+
+class Limit(NamedTuple):
+    """A rate limit under the control key that its bucket belongs to."""
+
+    key: bytes
+    rate: Rate
+
+
+class Shortage(NamedTuple):
+    """The limit that has no token left, and how long until it has one."""
+
+    key: bytes
+    wait_us: int
+
+
+class Bucket:
+    """Tokens left under one rate; begins full."""
+
+    __slots__ = ("_level", "_rate", "_updated_at")
+
+    def __init__(self, rate: Rate, now: int) -> None:
+        self._rate = rate
+        self._level = rate.burst * TOKEN
+        self._updated_at = now
+
+    def refill(self, rate: Rate, now: int) -> None:
+        """Bring the bucket to the instant `now` (µs) and on to `rate`.
+
+        What was left stays, up to the burst of the new rate. A clock that was set back adds
+        nothing, and counting goes on from there.
+        """
+        elapsed_us = max(0, now - self._updated_at)
+        full = self._level + elapsed_us * self._rate.rate_per_minute
+        self._level = min(full, self._rate.burst * TOKEN, rate.burst * TOKEN)
+        self._rate = rate
+        self._updated_at = now
+
+    def wait_us(self) -> int:
+        """Time until there is a whole token, as of the last refill; 0 = there is one."""
+        return -(-max(0, TOKEN - self._level) // self._rate.rate_per_minute)
+
+    def take(self) -> None:
+        """Remove one token; the caller has seen that there is one."""
+        self._level -= TOKEN
+
+
+class Buckets:
+    """The buckets of one admission point, by control key."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[bytes, Bucket] = {}
+
+    def take(self, limits: Collection[Limit], now: int) -> Shortage | None:
+        """Take one token from the bucket of every limit, or none at all.
+
+        Returns the limit with the longest wait where any has no token left.
+        """
+        buckets = [self._at(limit, now) for limit in limits]
+        waits = [bucket.wait_us() for bucket in buckets]
+        if any(waits):
+            longest = max(range(len(waits)), key=waits.__getitem__)
+            return Shortage(list(limits)[longest].key, waits[longest])
+        for bucket in buckets:
+            bucket.take()
+        return None
+
+    def drop(self, key: bytes) -> None:
+        """Forget the bucket of a decision that was lifted."""
+        self._buckets.pop(key, None)
+
+    def keep_only(self, keys: Collection[bytes]) -> None:
+        """Forget the buckets of all other keys."""
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if key in keys}
+
+    def _at(self, limit: Limit, now: int) -> Bucket:
+        bucket = self._buckets.get(limit.key)
+        if bucket is None:
+            bucket = self._buckets[limit.key] = Bucket(limit.rate, now)
+        else:
+            bucket.refill(limit.rate, now)
+        return bucket
