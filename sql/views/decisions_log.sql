@@ -1,0 +1,30 @@
+-- Decisions, newest first, with the instant at which one was lifted before its expiry.
+CREATE OR REPLACE VIEW ${database}.decisions_log ${on_cluster} AS
+SELECT
+    decision.issued_at AS issued_at,
+    decision.scope.tenant_id AS tenant_id,
+    decision.action AS action,
+    decision.mode AS mode,
+    decision.reason_code AS reason_code,
+    decision.reason AS reason,
+    decision.policy_id AS policy_id,
+    decision.rule_id AS rule_id,
+    decision.policy_version AS policy_version,
+    decision.evidence.window AS window,
+    decision.evidence.observed AS observed,
+    decision.evidence.limit AS threshold,
+    decision.evidence.unit AS unit,
+    decision.effective_at AS effective_at,
+    decision.expires_at AS expires_at,
+    nullIf(lift.published_at, toDateTime64(0, 6, 'UTC')) AS lifted_at,
+    decision.decision_id AS decision_id,
+    decision.supersedes AS supersedes,
+    decision.source_partition AS source_partition,
+    decision.epoch AS epoch,
+    decision.sequence AS sequence
+FROM (SELECT * FROM ${database}.decisions FINAL) AS decision
+ASOF LEFT JOIN (SELECT * FROM ${database}.decision_lifts FINAL) AS lift
+    ON decision.control_key = lift.control_key
+    AND decision.source_partition = lift.source_partition
+    AND decision.control_offset < lift.control_offset
+ORDER BY issued_at DESC, sequence DESC;
