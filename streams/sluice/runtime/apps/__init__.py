@@ -1,0 +1,1 @@
+"""Worker processes: `meter` applies usage exactly once, `sink` stores it in ClickHouse."""

@@ -1,0 +1,105 @@
+"""The meter: usage in, windows, budgets and decisions out, each record applied exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from faust.types import TP
+
+from sluice.runtime.chunks import ChunkConsumer, RawSchema
+from sluice.runtime.owner import Owner
+from sluice.runtime.references import References
+from sluice.runtime.worker import (
+    EXIT_FAULT,
+    EXIT_FENCED,
+    WorkerApp,
+    die,
+    make_app,
+    run,
+    setup_logging,
+    write_status,
+)
+from sluice.settings import Settings
+from sluice.wire.codec import encode
+from sluice.wire.kafka import producer_config, topics
+
+
+class MeterConsumer(ChunkConsumer):
+    """Takes positions from the checkpoint, and checkpoints before partitions change hands."""
+
+    owner: Owner
+
+    async def positions(self, owned: set[TP]) -> dict[TP, int]:
+        """Restore or keep each partition; the checkpoint says where it goes on."""
+        found = await self.owner.assign({tp.partition for tp in owned})
+        return {tp: found[tp.partition] for tp in owned}
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Apply what was delivered, then commit it."""
+        await super().on_partitions_revoked(revoked)
+        await self.owner.checkpoint_all()
+
+
+def build(settings: Settings, slot: str) -> WorkerApp:
+    """The meter's Faust application for one worker slot."""
+    references = References(settings)
+    owner = Owner(settings, references, lambda reason: die(EXIT_FENCED, reason))
+    consumer = type("Consumer", (MeterConsumer,), {"owner": owner})
+    app = make_app(settings, "meter", slot, consumer)
+    names = topics(settings)
+    source = app.topic(
+        names.usage, schema=RawSchema(key_serializer="raw", value_serializer="raw"),
+        partitions=settings.partitions,
+    )  # fmt: skip
+    ticks = Producer(producer_config(settings, **{"linger.ms": 0}))
+
+    @app.agent(source)
+    async def meter(stream: Any) -> None:
+        async for event in stream.events():
+            try:
+                await owner.apply(event.message.partition, event.value)
+            except Exception as error:  # a broken invariant: the successor starts from the marker
+                die(
+                    EXIT_FAULT,
+                    f"usage[{event.message.partition}]@{event.message.offset}: {error!r}",
+                )
+
+    @app.task
+    async def follow_references() -> None:
+        references.start()
+
+    @app.timer(settings.checkpoint_ms / 1000)
+    async def checkpoint() -> None:
+        await owner.checkpoint_all()
+        status = [owned.status() for owned in owner.owned.values() if owned.partition]
+        write_status(settings.dir, f"meter-{slot}", {"partitions": status})
+
+    @app.timer(1.0)
+    async def tick() -> None:
+        _append_ticks(ticks, owner, names.usage)
+
+    return app
+
+
+def _append_ticks(producer: Producer, owner: Owner, topic: str) -> None:
+    """Move the time of silent partitions that have work waiting: time is what the input says."""
+    producer.poll(0)
+    if len(producer):
+        return  # the broker is away; more ticks would only pile up
+    now = time.time_ns() // 1000
+    for number, owned in owner.owned.items():
+        if owned.partition is not None and owned.tick_due(now):
+            producer.produce(topic, encode("Tick", {}), None, partition=number)
+    producer.poll(0)
+
+
+def main(settings: Settings, slot: str) -> None:
+    """Run one meter worker until it is told to stop."""
+    setup_logging(settings)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    Path(settings.dir).mkdir(parents=True, exist_ok=True)
+    run(build(settings, slot), settings)

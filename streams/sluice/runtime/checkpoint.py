@@ -1,0 +1,231 @@
+"""One Kafka transaction per partition checkpoint: state, outputs and input position together.
+
+Every owned input partition has one transactional producer. A checkpoint writes changed state rows,
+tombstones, outputs and a marker {next offset, epoch, serial} and commits them as one. A new owner
+first calls `init_transactions()`: the broker fences the previous owner and aborts what it had open.
+It then reads the changelog partition (read_committed), raises the epoch and goes on at the marker.
+
+Order of one commit: collect in memory → begin → produce rows, outputs, marker → commit. The
+transaction is open for milliseconds only, because an open one holds up every read_committed reader.
+Consumer-group offsets decide nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from sluice.errors import ConfigError, SluiceError
+from sluice.runtime.outputs import OutRecord
+from sluice.settings import Settings
+from sluice.wire.kafka import consumer_config, producer_config
+
+log = logging.getLogger(__name__)
+
+LAYOUT_VERSION = 1
+MARKER_KEY = b"m"
+_TRANSACTION_TIMEOUT_MS = 5000
+_CALL_S = 10.0
+# A commit whose answer was lost in a broker crash may never get one; a new producer settles it.
+_COMMIT_S = 5.0
+_RETRY_S = 0.25
+
+
+class Fenced(SluiceError):
+    """Another process owns the partition now; this one must end without writing anything."""
+
+
+class Marker(msgspec.Struct, array_like=True, frozen=True):
+    """What a checkpoint covers: input below `next_offset`; commit number `serial` of `epoch`."""
+
+    next_offset: int
+    epoch: int
+    serial: int
+    layout: int = LAYOUT_VERSION
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Marker).decode
+
+
+class PartitionLog:
+    """The committed state of one input partition and the producer that guards it.
+
+    Methods block; call them from a thread. Only one call at a time.
+    """
+
+    def __init__(
+        self, settings: Settings, app: str, source: tuple[str, int], changelog: str
+    ) -> None:
+        self._settings = settings
+        self._topic, self._partition = source
+        self._changelog = changelog
+        self._transactional_id = f"{settings.topic_prefix}{app}-{self._topic}-{self._partition}"
+        self._producer: Producer | None = None
+        self.marker = Marker(0, 0, 0)
+        self.stopping = threading.Event()
+
+    def restore(self, load: Callable[[bytes, bytes], None]) -> int | None:
+        """Fence the last owner and feed every committed state row to `load`.
+
+        Returns the input position, or None where nothing was ever committed.
+        """
+        self._open_producer()
+        last, rows = self._read(load)
+        if last is not None and last.layout != LAYOUT_VERSION:
+            raise ConfigError(
+                f"{self._changelog}[{self._partition}] holds state of layout {last.layout}, this "
+                f"version reads {LAYOUT_VERSION}; run the version that wrote it, or reset the "
+                "topics"
+            )
+        self.marker = (
+            Marker(0, 1, 0) if last is None else Marker(last.next_offset, last.epoch + 1, 0)
+        )
+        log.info(
+            "partition %d restored: %d rows, epoch %d", self._partition, rows, self.marker.epoch
+        )
+        return None if last is None else last.next_offset
+
+    def commit(self, records: Iterable[OutRecord], next_offset: int) -> None:
+        """Write `records` and the marker as one transaction; return when it is committed.
+
+        Tries until the broker answers; raises Fenced when another owner took over, in which case
+        nothing of it became visible.
+        """
+        batch = list(records)
+        marker = Marker(next_offset, self.marker.epoch, self.marker.serial + 1)
+        while not self._try_commit(batch, marker):
+            if self.stopping.wait(_RETRY_S):
+                raise Fenced(f"stopped while the broker was away; {self._transactional_id}")
+        self.marker = marker
+
+    def close(self) -> None:
+        """Forget the producer; a transaction in flight is left to the next owner."""
+        self.stopping.set()
+        self._producer = None
+
+    def _try_commit(self, batch: list[OutRecord], marker: Marker) -> bool:
+        try:
+            if self._producer is None:
+                self._open_producer()
+                if self._already_committed(marker):
+                    return True
+            self._transact(self._producer, batch, marker)  # type: ignore[arg-type]
+        except KafkaException as error:
+            self._after_failure(error.args[0])
+            return False
+        return True
+
+    def _transact(self, producer: Producer, batch: list[OutRecord], marker: Marker) -> None:
+        producer.begin_transaction()
+        for record in batch:
+            _produce(producer, record)
+        _produce(producer, OutRecord(self._changelog, self._partition, MARKER_KEY, _encode(marker)))
+        deadline = time.monotonic() + _COMMIT_S
+        while True:
+            try:
+                producer.commit_transaction(_COMMIT_S)
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def _after_failure(self, error: KafkaError) -> None:
+        """Abort where the broker says so; otherwise start over with a new producer.
+
+        A new producer of the same id settles an unknown outcome: it finishes or aborts the old
+        transaction, and the marker then tells which.
+        """
+        if error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED,
+                            KafkaError.INVALID_PRODUCER_EPOCH):  # fmt: skip
+            raise Fenced(f"{self._transactional_id}: {error.str()}")
+        log.warning("checkpoint of partition %d failed: %s; retrying", self._partition, error.str())
+        self._producer = None
+
+    def _open_producer(self) -> None:
+        producer = Producer(
+            producer_config(
+                self._settings,
+                **{
+                    "transactional.id": self._transactional_id,
+                    "transaction.timeout.ms": _TRANSACTION_TIMEOUT_MS,
+                    "queue.buffering.max.messages": 2_000_000,
+                    "queue.buffering.max.kbytes": 1_048_576,
+                    "message.max.bytes": 17 * 2**20,
+                    "batch.size": 2**18,
+                    "log_level": 0,
+                },
+            )
+        )
+        while True:
+            try:
+                producer.init_transactions(_CALL_S)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                if self.stopping.wait(_RETRY_S):
+                    raise Fenced("stopped while the broker was away") from error
+            else:
+                self._producer = producer
+                return
+
+    def _already_committed(self, marker: Marker) -> bool:
+        """Whether the commit with the unknown outcome is there; Fenced if somebody else wrote."""
+        last, _ = self._read(lambda _key, _value: None)
+        if last == marker:
+            return True
+        before = last is None or last.epoch < marker.epoch
+        if (before and marker.serial == 1) or last == self.marker:
+            return False
+        raise Fenced(f"{self._transactional_id}: the changelog holds {last}, not ours")
+
+    def _read(self, load: Callable[[bytes, bytes], None]) -> tuple[Marker | None, int]:
+        consumer = Consumer(
+            consumer_config(
+                self._settings,
+                **{"group.id": f"{self._transactional_id}-restore", "enable.partition.eof": True},
+            )
+        )
+        try:
+            consumer.assign([TopicPartition(self._changelog, self._partition, 0)])
+            return _read_to_end(consumer, load, self.stopping)
+        finally:
+            consumer.close()
+
+
+def _read_to_end(
+    consumer: Consumer, load: Callable[[bytes, bytes], None], stopping: threading.Event
+) -> tuple[Marker | None, int]:
+    marker, rows = None, 0
+    while not stopping.is_set():
+        # A short time-out: consume() waits it out whole unless the batch fills.
+        for message in consumer.consume(5000, 0.02):
+            error, key, value = message.error(), message.key(), message.value()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return marker, rows
+            elif key == MARKER_KEY and value is not None:
+                marker = _decode(value)
+            elif key is not None:
+                load(key, value or b"")
+                rows += 1
+    raise Fenced("stopped while the state was read")
+
+
+def _produce(producer: Producer, record: OutRecord) -> None:
+    while True:
+        try:
+            producer.produce(
+                record.topic, record.value, record.key, partition=record.partition,
+                headers=record.headers,
+            )  # fmt: skip
+        except BufferError:
+            producer.poll(0.01)
+        else:
+            return

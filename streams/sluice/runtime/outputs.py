@@ -1,0 +1,71 @@
+"""What a partition hands to its checkpoint, and where it collects it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from sluice.errors import WireError
+from sluice.wire.topics import Topics
+
+# A compressed batch may unpack to more than any topic takes; of such a value only the head is kept.
+_MAX_DEAD_LETTER_BYTES = 16 * 2**20
+
+
+class OutRecord(NamedTuple):
+    """One record of a checkpoint; `value=None` is a tombstone."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes | None
+    headers: list[tuple[str, str | bytes | None]] | None = None
+
+
+class Record(Protocol):
+    """One consumed record; `timestamp` is the broker's, in ms."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Outbox:
+    """Outputs of one partition in their order; `urgent` when a decision waits among them."""
+
+    def __init__(self, topics: Topics, number: int) -> None:
+        self.topics, self.number = topics, number
+        self._records: list[OutRecord] = []
+        self.urgent = False
+
+    def take(self) -> list[OutRecord]:
+        """Everything since the last call."""
+        records, self._records, self.urgent = self._records, [], False
+        return records
+
+    def row(self, topic: str, tenant_id: str, value: bytes) -> None:
+        """A row about a tenant."""
+        self._records.append(OutRecord(topic, self.number, tenant_id.encode(), value))
+
+    def control(self, key: bytes, value: bytes | None) -> None:
+        """A decision, or with None its end."""
+        self._records.append(OutRecord(self.topics.control, self.number, key, value))
+        self.urgent = True
+
+    def dead_letter(self, record: Record, error: WireError) -> None:
+        """A record that breaks its contract, as it came, with reason and position."""
+        value = record.value
+        told = {
+            "reason": error.reason,
+            "detail": error.detail[:500],
+            "topic": self.topics.usage,
+            "partition": self.number,
+            "offset": record.offset,
+        }
+        if value is not None and len(value) > _MAX_DEAD_LETTER_BYTES:
+            told["cut_from_bytes"] = len(value)
+            value = value[:_MAX_DEAD_LETTER_BYTES]
+        headers: list[tuple[str, str | bytes | None]] = [
+            (name, str(text).encode()) for name, text in told.items()
+        ]
+        self._records.append(OutRecord(self.topics.dlq, 0, record.key or b"", value, headers))

@@ -1,0 +1,226 @@
+"""The partitions that a meter process owns: restore, apply, checkpoint, hand over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+
+from sluice.runtime.checkpoint import Fenced, PartitionLog
+from sluice.runtime.chunks import Chunk
+from sluice.runtime.outputs import OutRecord
+from sluice.runtime.partition import Partition
+from sluice.runtime.references import References
+from sluice.runtime.state import State
+from sluice.settings import Settings
+from sluice.wire.codec import encode
+from sluice.wire.kafka import consumer_config, topics
+
+log = logging.getLogger(__name__)
+
+_REFERENCE_WAIT_S = 0.02
+DOUBT_S = 3.0  # how long an activated version may take to arrive before it is asked for
+
+
+class Hole(Exception):
+    """Records between what was applied and what arrived are missing; going on would lose them."""
+
+
+class OwnedPartition:
+    """One partition's state in memory, its checkpoint log, and the position reached."""
+
+    def __init__(self, settings: Settings, number: int, references: References) -> None:
+        names = topics(settings)
+        self._settings = settings
+        self._topics = names
+        self._references = references
+        self.number = number
+        self.log = PartitionLog(settings, "meter", (names.usage, number), names.meter_state)
+        self.lock = asyncio.Lock()
+        self.partition: Partition | None = None
+        self.position = 0
+        self.committed = 0
+        self.expired = 0
+        self.last_record_at = 0.0
+        self.last_heartbeat_at = 0.0
+
+    def restore(self) -> OwnedPartition:
+        """Take the partition over; blocks, call it in a thread."""
+        state = State(
+            self._settings.lateness_s * 1_000_000, self._settings.dedupe_window_s * 1_000_000
+        )
+        position = self.log.restore(state.load)
+        start = _first_offset(self._settings, self._topics.usage, self.number)
+        if position is not None and start > position:
+            self.expired = start - position
+            log.error("partition %d: %d records expired unread", self.number, self.expired)
+            state.count("expired", self.expired)
+        self.position = max(start, position or 0)
+        self.committed = self.position
+        self.partition = Partition(
+            self._topics, self.number, state, self._references,
+            epoch=self.log.marker.epoch, generation=self._settings.topic_generation,
+        )  # fmt: skip
+        return self
+
+    async def apply(self, chunk: Chunk) -> None:
+        """Apply a chunk; waits where a version that it activates has not arrived yet."""
+        partition = self._ready_partition()
+        waiting_since = time.monotonic()
+        if chunk.start != self.position:
+            raise Hole(f"partition {self.number}: at {self.position}, got {chunk.start}")
+        records = chunk.records
+        while records:
+            while not partition.ready():
+                await asyncio.sleep(_REFERENCE_WAIT_S)
+            done = partition.apply(records)
+            if done:
+                self.position = records[done - 1].offset + 1
+                records = records[done:]
+                waiting_since = time.monotonic()
+            else:
+                if partition.waiting_for and time.monotonic() - waiting_since > DOUBT_S:
+                    self._references.doubt(partition.waiting_for)
+                await asyncio.sleep(_REFERENCE_WAIT_S)
+        self.last_record_at = time.monotonic()
+
+    async def checkpoint(self, executor: ThreadPoolExecutor, *, prove: bool = False) -> None:
+        """Commit what changed since the last checkpoint; `prove` commits even if nothing did."""
+        async with self.lock:
+            records = self._ready_partition().take() + self._heartbeat()
+            position = self.position
+            if not records and position == self.committed and not prove:
+                return
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(executor, self.log.commit, records, position)
+            self.committed = position
+
+    def tick_due(self, now: int) -> bool:
+        """Whether time-bound work waits although no record comes (now: µs of wall time)."""
+        silent = time.monotonic() - self.last_record_at > 1.0
+        due = self._ready_partition().next_due() if silent else None
+        return due is not None and due <= now
+
+    def status(self) -> dict[str, Any]:
+        """What `sluice status` shows of the partition."""
+        partition = self._ready_partition()
+        state = partition.state
+        return {
+            "partition": self.number,
+            "position": self.position,
+            "committed": self.committed,
+            "epoch": self.log.marker.epoch,
+            "time": state.header.time,
+            "windows": len(state.windows.rows),
+            "ledgers": len(state.ledgers),
+            "policies": state.header.policies,
+            "price_book": state.header.price_book,
+            "waiting_for": partition.waiting_for,
+            "counters": state.header.counters,
+        }
+
+    def _heartbeat(self) -> list[OutRecord]:
+        now = time.monotonic()
+        if now - self.last_heartbeat_at < self._settings.heartbeat_ms / 1000:
+            return []
+        self.last_heartbeat_at = now
+        state = self._ready_partition().state
+        fields = {
+            "source_partition": self.number,
+            "epoch": self._ready_partition().epoch,
+            "sequence": self.position,
+            "issued_at": time.time_ns() // 1000,
+            "watermark": state.header.time,
+        }
+        key = f"heartbeat|{self.number}".encode()
+        value = encode("Heartbeat", fields)
+        return [OutRecord(self._topics.control, self.number, key, value)]
+
+    def _ready_partition(self) -> Partition:
+        if self.partition is None:
+            raise RuntimeError("restore() comes first")
+        return self.partition
+
+
+class Owner:
+    """All partitions of this process; `on_fenced` ends it when another process took one over."""
+
+    def __init__(self, settings: Settings, references: References,
+                 on_fenced: Callable[[str], None]) -> None:  # fmt: skip
+        self._settings = settings
+        self._references = references
+        self._on_fenced = on_fenced
+        self._executor = ThreadPoolExecutor(max_workers=max(8, 2 * settings.partitions))
+        self._assigning = asyncio.Lock()
+        self._scheduled: set[int] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
+        self.owned: dict[int, OwnedPartition] = {}
+
+    async def assign(self, numbers: set[int]) -> dict[int, int]:
+        """Own exactly `numbers`; return the position of each. Kept ones prove themselves first."""
+        async with self._assigning:  # Faust now and then calls twice at once
+            for number in set(self.owned) - numbers:
+                self.owned.pop(number).log.close()
+            await asyncio.gather(*(self._take(number) for number in numbers))
+            return {number: self.owned[number].position for number in numbers}
+
+    async def _take(self, number: int) -> None:
+        kept = self.owned.get(number)
+        if kept is not None:
+            try:
+                await kept.checkpoint(self._executor, prove=True)
+            except Fenced:
+                log.info("partition %d was taken over meanwhile; restoring", number)
+            else:
+                return
+        fresh = OwnedPartition(self._settings, number, self._references)
+        loop = asyncio.get_running_loop()
+        self.owned[number] = await loop.run_in_executor(self._executor, fresh.restore)
+
+    async def apply(self, number: int, chunk: Chunk) -> None:
+        """Apply a chunk and see to a prompt checkpoint where a decision waits."""
+        owned = self.owned[number]
+        await owned.apply(chunk)
+        if owned.partition is not None and owned.partition.urgent:
+            self._soon(number)
+
+    def _soon(self, number: int) -> None:
+        if number not in self._scheduled:
+            self._scheduled.add(number)
+            delay_s = self._settings.decision_delay_ms / 1000
+            asyncio.get_running_loop().call_later(delay_s, self._start_checkpoint, number)
+
+    def _start_checkpoint(self, number: int) -> None:
+        self._scheduled.discard(number)
+        task = asyncio.ensure_future(self.checkpoint(number))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def checkpoint(self, number: int) -> None:
+        """Commit one partition; ends the process if it is no longer the owner."""
+        owned = self.owned.get(number)
+        if owned is None:
+            return
+        try:
+            await owned.checkpoint(self._executor)
+        except Fenced as error:
+            if self.owned.get(number) is owned:
+                self._on_fenced(str(error))
+
+    async def checkpoint_all(self) -> None:
+        """Commit every owned partition."""
+        await asyncio.gather(*(self.checkpoint(number) for number in list(self.owned)))
+
+
+def _first_offset(settings: Settings, topic: str, partition: int) -> int:
+    consumer = Consumer(consumer_config(settings))
+    try:
+        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    finally:
+        consumer.close()
+    return int(low)

@@ -1,0 +1,94 @@
+"""Publish policies and price books and switch them on, in band.
+
+A version goes to its topic first; then an Activate record goes into every usage partition, so that
+each partition changes over at one place of its own order.
+"""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from sluice.enforcement.policy import Policy
+from sluice.errors import OutsideError
+from sluice.metering.prices import PriceBook, default_book
+from sluice.runtime.references import Name, reference_key
+from sluice.settings import Settings
+from sluice.wire.codec import decode, encode
+from sluice.wire.kafka import producer_config, topics
+from sluice.wire.scan import committed_records
+
+_TIMEOUT_S = 15.0
+
+
+def publish_policy(settings: Settings, policy: Policy) -> None:
+    """Publish a policy version and make it the one in force under its policy_id."""
+    fields = {
+        "policy_id": policy.policy_id, "version": policy.version, "body": policy.to_json(),
+        "published_at": _now(),
+    }  # fmt: skip
+    name = ("policy", policy.policy_id, policy.version)
+    _publish(settings, topics(settings).policy, name, encode("Policy", fields))
+
+
+def withdraw_policy(settings: Settings, policy_id: str) -> None:
+    """Take a policy out of force; its standing decisions are lifted."""
+    _activate(settings, _producer(settings), ("policy", policy_id, ""))
+
+
+def publish_price_book(settings: Settings, book: PriceBook) -> None:
+    """Publish a price book and make it the one in force."""
+    fields = {
+        "book_id": book.book_id, "version": book.version, "currency": "USD",
+        "source": book.source, "effective_from": None, "body": book.to_json(),
+        "published_at": _now(),
+    }  # fmt: skip
+    name = ("price_book", book.book_id, book.version)
+    _publish(settings, topics(settings).reference, name, encode("PriceBook", fields))
+
+
+def ensure_price_book(settings: Settings) -> str | None:
+    """Publish the packaged price book where none was ever published; return its version."""
+    for record in committed_records(settings, topics(settings).reference):
+        if record.value and decode(record.value)[0] == "PriceBook":
+            return None
+    book = default_book()
+    publish_price_book(settings, book)
+    return book.version
+
+
+def _publish(settings: Settings, topic: str, name: Name, value: bytes) -> None:
+    producer = _producer(settings)
+    _send(producer, [(topic, 0, reference_key(name), value)])
+    _activate(settings, producer, name)
+
+
+def _activate(settings: Settings, producer: Producer, name: Name) -> None:
+    kind, ident, version = name
+    value = encode("Activate", {"kind": kind, "id": ident, "version": version})
+    usage = topics(settings).usage
+    _send(producer, [(usage, number, None, value) for number in range(settings.partitions)])
+
+
+def _producer(settings: Settings) -> Producer:
+    return Producer(producer_config(settings, **{"message.max.bytes": 16 * 2**20}))
+
+
+def _send(producer: Producer, records: list[tuple[str, int, bytes | None, bytes]]) -> None:
+    faults: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            faults.append(error)
+
+    for topic, partition, key, value in records:
+        producer.produce(topic, value, key, partition=partition, on_delivery=delivered)
+    left = producer.flush(_TIMEOUT_S)
+    if faults or left:
+        detail = faults[0].str() if faults else f"no answer within {_TIMEOUT_S:.0f} s"
+        raise OutsideError(f"the broker did not take the publication: {detail}; try again")
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
