@@ -1,0 +1,55 @@
+"""What all commands share: options, output, how an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sluice.settings import Settings, load_settings
+
+Dir = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", help="The stack's folder (default: SLUICE_DIR or .sluice).", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+console = Console()
+errors = Console(stderr=True)
+
+EXIT_NO = 1
+EXIT_USAGE = 2
+EXIT_AWAY = 75
+
+
+def settings_of(dir: Path | None) -> Settings:
+    """Settings of the stack that the command is about."""
+    return load_settings(dir)
+
+
+def tell(text: str) -> None:
+    """Progress for people, on standard error so that results stay clean."""
+    errors.print(text, style="dim", highlight=False, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table for people; numbers are right-aligned."""
+    drawn = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
+        drawn.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        drawn.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+    console.print(drawn)

@@ -1,0 +1,115 @@
+"""Commands about data: emit, replay, demo, sql, migrate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, tell
+from sluice.settings import load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    for command in (demo, replay, emit, sql, migrate):
+        app.command(command.__name__)(command)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="The statement; '-' reads it from standard input.")],
+    dir: Dir = None,
+    format: Annotated[str, typer.Option(help="Any ClickHouse format name.")] = "PrettyCompact",
+) -> None:
+    """Ask ClickHouse.
+
+    Example: sluice sql "SELECT * FROM spend_by_tenant" --format JSONEachRow
+    """
+    from sluice.warehouse.client import query_text
+
+    text = sys.stdin.read() if query == "-" else query
+    sys.stdout.buffer.write(query_text(settings_of(dir), text, format))
+    sys.stdout.buffer.flush()
+
+
+def migrate(dir: Dir = None, as_json: Json = False) -> None:
+    """Bring ClickHouse's tables and views up to date.
+
+    Example: sluice migrate
+    """
+    from sluice.warehouse.migrations import migrate as apply
+
+    applied = apply(settings_of(dir))
+    if as_json:
+        print_json({"applied": applied})
+    else:
+        console.print(f"applied: {', '.join(map(str, applied)) or 'nothing, all up to date'}")
+
+
+def emit(
+    dir: Dir = None,
+    source: Annotated[str, typer.Option(help="Name of the emitting process.")] = "sluice-emit",
+    as_json: Json = False,
+) -> None:
+    """Publish usage events, one JSON object per line on standard input.
+
+    Lines with faults are named and left out; exit code 1 if there were any.
+
+    Example: sluice emit < events.jsonl
+    """
+    from sluice.runtime.emitting import emit_stream
+
+    report = emit_stream(settings_of(dir), source, sys.stdin)
+    if as_json:
+        print_json(report)
+    else:
+        for fault in report["faults"]:
+            tell(fault)
+        console.print(f"{report['emitted']} emitted, {len(report['faults'])} refused")
+    if report["faults"]:
+        raise typer.Exit(EXIT_NO)
+
+
+def demo(
+    dir: Dir = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
+    speed: Annotated[float, typer.Option(help="How much faster than the trace.", min=0.1)] = 20.0,
+    gateways: Annotated[int, typer.Option(help="Gateway processes.", min=1, max=64)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Replay a real trace through real admission points and prove the totals.
+
+    Exit code 1 when a total differs.
+
+    Example: sluice demo --keep
+    """
+    from sluice.replay.demo import demo as run
+
+    settings = load_settings(dir, running=False)
+    code = run(settings, keep=keep, speed=speed, gateways=gateways, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="The trace.", exists=True)],
+    format: Annotated[str, typer.Option(help="vtc, azure, mooncake, vllm-bench, usage-jsonl")],
+    dir: Dir = None,
+    speed: Annotated[float, typer.Option(help="How much faster than the trace.", min=0.1)] = 1.0,
+    gateways: Annotated[int, typer.Option(help="Gateway processes.", min=1, max=64)] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first requests.", min=1)] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out malformed lines.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Play a trace through real admission points into the running stack; times become now.
+
+    Example: sluice replay trace.csv --format azure --speed 10
+    """
+    from sluice.replay.command import replay_file
+
+    report = replay_file(settings_of(dir), file, format, speed=speed, gateways=gateways,
+                         limit=limit, skip_bad=skip_bad, as_json=as_json)  # fmt: skip
+    raise typer.Exit(report)
