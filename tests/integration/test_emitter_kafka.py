@@ -74,7 +74,7 @@ def new_topic(node: KafkaNode, **config: str) -> str:
 def emitter(node: KafkaNode, topic: str, wal_dir: Path, **over: Any) -> UsageEmitter:
     """An emitter as a gateway has it, but quick to notice what changed at the broker."""
     config = {"bootstrap.servers": node.bootstrap, "reconnect.backoff.max.ms": 500,
-              "topic.metadata.propagation.max.ms": 500, "log_level": 0}  # fmt: skip
+              "topic.metadata.propagation.max.ms": 500}  # fmt: skip
     return UsageEmitter(config, topic, "gw", wal_dir, **over)
 
 

@@ -42,9 +42,12 @@ _DEFAULTS: Mapping[str, Any] = {
     "queue.buffering.max.messages": 20_000,
     "queue.buffering.max.kbytes": 65_536,
     "message.max.bytes": 2 * 2**20,
+    # Errors are told through `report`; the rest is a word on the gapless option below.
+    "log_level": 2,
 }
 _REQUIRED: Mapping[str, Any] = {
     "enable.idempotence": True,
+    # Called experimental since 2018, and all that keeps the order behind a failed batch.
     "enable.gapless.guarantee": True,
     "acks": "all",
     # A record that times out could be overtaken, and the log has no time limit anyway.
