@@ -28,7 +28,7 @@ class TopicSpec:
 class Topics:
     """Names of all topics under one prefix.
 
-    `partitions` holds for usage, windows, tasks, budgets, weights, control and the meter's state:
+    `partitions` holds for usage, windows, tasks, sources, budgets, control and the meter's state:
     a row, a decision and a state record keep the partition number of the usage they come from.
     """
 
@@ -65,6 +65,21 @@ class Topics:
         return self._name("budgets.v1")
 
     @property
+    def tasks(self) -> str:
+        """Absolute rows of agent tasks."""
+        return self._name("tasks.v1")
+
+    @property
+    def sources(self) -> str:
+        """Absolute rows of how complete each producer's usage is."""
+        return self._name("sources.v1")
+
+    @property
+    def partials(self) -> str:
+        """Absolute shares of sums that span tenants, such as what a cohort cost in an hour."""
+        return self._name("partials.v1")
+
+    @property
     def control(self) -> str:
         """Decisions, lease grants, heartbeats; what admission points follow."""
         return self._name("control.v1")
@@ -87,12 +102,16 @@ class Topics:
             TopicSpec(self.policy, one, _COMPACT),
             TopicSpec(self.reference, one, _COMPACT | _LARGE),
             TopicSpec(self.windows, many, _delete(3)),
+            TopicSpec(self.tasks, many, _delete(3)),
+            TopicSpec(self.sources, many, _delete(3)),
             TopicSpec(self.budgets, many, _delete(3)),
+            # One partition: its reader needs the shares of all usage partitions.
+            TopicSpec(self.partials, one, _COMPACT | _delete(9, "compact,delete")),
             TopicSpec(self.control, many, _COMPACT),
             TopicSpec(self.dlq, one, _delete(14) | _LARGER),
             TopicSpec(self.meter_state, many, _COMPACT),
         ]
 
 
-def _delete(days: int) -> dict[str, str]:
-    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
+def _delete(days: int, policy: str = "delete") -> dict[str, str]:
+    return {"cleanup.policy": policy, "retention.ms": str(days * _DAY_MS)}

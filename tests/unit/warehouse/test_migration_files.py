@@ -19,9 +19,11 @@ TABLES = {
     "usage_events": "UsageEvent",
     "usage_windows": "WindowRow",
     "budget_states": "BudgetRow",
-    "task_rows": "TaskRow",
+    "usage_tasks": "TaskRow",
+    "usage_sources": "SourceRow",
     "decisions": "Decision",
 }
+AGAIN = "CREATE TABLE IF NOT EXISTS|CREATE OR REPLACE VIEW|ALTER TABLE|DROP TABLE IF EXISTS"
 # A constant that guards the wire format.
 NOT_STORED = {"end_mark"}
 
@@ -43,6 +45,11 @@ def columns() -> dict[str, list[str]]:
             body = sql[: sql.index("ENGINE")].encode()
             names = [b for a, b in pairwise(tokens(body)) if a.text in (b"(", b",")]
             found[table[1]] = [name.text.decode() for name in names if name.depth == 1]
+        altered = re.search(r"ALTER TABLE `sluice`\.(\w+)", sql)
+        for name, place in re.findall(r"ADD COLUMN IF NOT EXISTS (\w+) .* AFTER (\w+)", sql):
+            assert altered
+            names_so_far = found[altered[1]]
+            names_so_far.insert(names_so_far.index(place) + 1, name)
     return found
 
 
@@ -77,7 +84,8 @@ def test_checksum_follows_the_text(tmp_path: Path) -> None:
 def test_every_statement_may_run_twice() -> None:
     """Migrators that run at once do not disturb each other."""
     for sql in statements():
-        assert re.match(r"(--[^\n]*\n)*(CREATE TABLE IF NOT EXISTS|CREATE OR REPLACE VIEW) ", sql)
+        assert re.match(rf"(--[^\n]*\n)*({AGAIN}) ", sql)
+        assert sql.count("ADD COLUMN") == sql.count("ADD COLUMN IF NOT EXISTS")
         parse(sql.encode())
 
 

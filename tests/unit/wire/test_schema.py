@@ -20,7 +20,7 @@ from sluice.wire import codec, schema
 from sluice.wire.codec import END_MARK, HEADER_BYTES, encode
 
 RECORDS = (
-    "Activate", "Baseline", "BudgetRow", "Decision", "DecisionOutcome", "EngineSample",
+    "Activate", "Baseline", "BudgetRow", "CohortRow", "Decision", "DecisionOutcome", "EngineSample",
     "Estimates", "ExecutionPlan", "GpuSample", "Heartbeat", "HolderReport", "LeaseGrant",
     "PartialRow", "Policy", "PriceBook", "TaskRow", "Tick", "UsageEvent", "WeightRow", "WindowRow",
 )  # fmt: skip
