@@ -22,11 +22,11 @@ from sluice.wire.codec import END_MARK, HEADER_BYTES, encode
 RECORDS = (
     "Activate", "Baseline", "BudgetRow", "CohortRow", "Decision", "DecisionOutcome", "EngineSample",
     "Estimates", "ExecutionPlan", "GpuSample", "Heartbeat", "HolderReport", "LeaseGrant",
-    "PartialRow", "Policy", "PriceBook", "TaskRow", "Tick", "UsageEvent", "WeightRow", "WindowRow",
+    "PartialRow", "Policy", "PriceBook", "SourceRow", "TaskRow", "Tick", "UsageEvent", "WeightRow", "WindowRow",
 )  # fmt: skip
 PRIMITIVES = {"string", "long", "int", "boolean"}
 # Whole amounts in the unit that a sibling field names, and lists whose key names the unit.
-IN_NAMED_UNIT = {"settled", "granted_total", "observed", "limit", "wants", "value"}
+IN_NAMED_UNIT = {"settled", "granted_total", "observed", "limit", "wants", "value", "quantity"}
 
 per_record = pytest.mark.parametrize("name", RECORDS)
 
