@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     for name, command in (
         ("up", up), ("down", down), ("status", status),
-        ("meter", meter), ("sink", sink), ("clickhouse", clickhouse),
+        ("meter", meter), ("sink", sink), ("rollup", rollup), ("clickhouse", clickhouse),
     ):  # fmt: skip
         app.command(name)(command)
 
@@ -94,7 +94,8 @@ def _show(stack: Any, workers: dict[str, dict[str, Any]]) -> None:
         console.print(note, markup=False)
     meters = _partitions(workers)
     if meters:
-        columns = ("partition", "position", "committed", "lag", "windows", "ledgers", "waits for")
+        columns = ("partition", "position", "committed", "lag", "windows", "tasks", "ledgers",
+                   "waits for")  # fmt: skip
         table("Meter", columns,
               [_meter_row(p) for p in sorted(meters, key=lambda p: p["partition"])])  # fmt: skip
         counters: dict[str, int] = {}
@@ -105,15 +106,20 @@ def _show(stack: Any, workers: dict[str, dict[str, Any]]) -> None:
     sink_status = workers.get("sink")
     if sink_status:
         table("Sink", ("topic", "partition", "position"), sink_status["positions"])
-        if sink_status.get("waiting"):
-            console.print(f"sink waits: {sink_status['waiting']}", markup=False)
+    rollup_status = workers.get("rollup")
+    if rollup_status:
+        version = rollup_status["baseline"] or "the packaged one only"
+        console.print(f"baseline: {version}, {rollup_status['norms']} norms", markup=False)
+    for name in ("sink", "rollup"):
+        if workers.get(name, {}).get("waiting"):
+            console.print(f"{name} waits: {workers[name]['waiting']}", markup=False)
 
 
 def _meter_row(partition: dict[str, Any]) -> tuple[Any, ...]:
     waits = "/".join(partition["waiting_for"] or ()) or "-"
     lag = "?" if partition.get("lag") is None else partition["lag"]
     return (partition["partition"], partition["position"], partition["committed"], lag,
-            partition["windows"], partition["ledgers"], waits)  # fmt: skip
+            partition["windows"], partition["tasks"], partition["ledgers"], waits)  # fmt: skip
 
 
 def _add_lag(settings: Settings, workers: dict[str, dict[str, Any]]) -> None:
@@ -176,6 +182,17 @@ def sink(dir: Dir = None) -> None:
     Example: sluice sink
     """
     from sluice.runtime.apps.sink import main
+
+    with _unrestartable():
+        main(settings_of(dir))
+
+
+def rollup(dir: Dir = None) -> None:
+    """Run the rollup, which makes baselines of what the meters measured, in the foreground.
+
+    Example: sluice rollup
+    """
+    from sluice.runtime.apps.rollup import main
 
     with _unrestartable():
         main(settings_of(dir))

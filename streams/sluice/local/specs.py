@@ -50,6 +50,7 @@ def process_specs(settings: Settings, folder: Path) -> list[ProcessSpec]:
         _step(settings, paths, "migrations", names & {"clickhouse"}),
         _step(settings, paths, "prices", {"topics"}),
         *[_meter(settings, paths, slot) for slot in range(settings.meter_workers)],
+        _cli(settings, paths, "rollup", ("rollup",), after=("topics",)),
         _cli(settings, paths, "sink", ("sink",), after=("topics", "migrations")),
     ]
 

@@ -35,6 +35,16 @@ _MODALITIES = {
 _UNRATED = ("server_tool_requests", "units")
 
 
+class Part(NamedTuple):
+    key: str
+    quantity: int
+    cost_pusd: int
+
+
+def unpriced_parts(event):
+    return ()
+
+
 class Cost(NamedTuple):
     """Cost of one event in pico-USD, who says so, and what had to be assumed for it."""
 
@@ -42,6 +52,10 @@ class Cost(NamedTuple):
     cost_source: str  # "provider": billed; "estimate": from the price book
     price_book_version: str | None
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def parts(self):
+        return (Part("output", 1, self.cost_pusd),)
 
 
 def cost(book: PriceBook | None, event: Mapping[str, Any]) -> Cost | None:

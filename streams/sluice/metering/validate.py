@@ -37,17 +37,20 @@ MAX_COST_PUSD = 9 * 10**18
 
 _REQUIRED = ("event_id", "source", "source_epoch")
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
-           "reasoning_output_tokens", "rejected_prediction_tokens")  # fmt: skip
+           "reasoning_output_tokens", "rejected_prediction_tokens",
+           "recomputed_input_tokens")  # fmt: skip
 _COUNTS = (*_TOKENS, "queue_us", "ttft_us", "latency_us", "gpu_us", "energy_mj",
            "kv_bytes_per_token", "kv_peak_tokens", "io_read_bytes", "io_write_bytes",
            "net_in_bytes", "net_out_bytes", "max_output_tokens")  # fmt: skip
 _LIMITS = {
     **dict.fromkeys(_COUNTS, MAX_COUNT),
     "kv_byte_ms": MAX_BYTE_MS, "cost_pusd": MAX_COST_PUSD, "estimated_cost_pusd": MAX_COST_PUSD,
+    "original_cost_pusd": MAX_COST_PUSD, "baseline_q50_pusd": MAX_COST_PUSD,
+    "baseline_q95_pusd": MAX_COST_PUSD,
 }  # fmt: skip
 _ORDINALS = (("source_seq", 1), ("attempt", 0), ("step", 0), ("depth", 0))
 _QUANTITIES = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
-_LISTS = (*_QUANTITIES, "risk_flags", "compliance", "attributes")
+_LISTS = (*_QUANTITIES, "usage_by_class", "risk_flags", "compliance", "attributes")
 _TIMES = ("started_at", "scheduled_at", "first_token_at", "occurred_at")
 # A character has at most four bytes: below this, bytes need not be counted.
 _SURELY_SHORT = MAX_ID_BYTES // 4
@@ -58,14 +61,16 @@ def check_usage(event: Mapping[str, Any], key: bytes | None, broker_time: int) -
 
     Reasons: missing_tenant, key_mismatch, missing_field, unknown_event_type, end_mark,
     text_too_long, too_many_items, too_many_attributes, negative_value, value_too_large,
-    token_subset, time_order, absurd_time.
+    token_subset, class_sum, time_order, absurd_time.
     """
     _check_identity(event, key)
     _check_kind(event)
     _check_texts(event)
     _check_lists(event)
     _check_amounts(event)
-    if event["event_type"] != "correction":
+    if event["event_type"] == "correction":
+        _check_classes(event)
+    else:
         _check_subsets(event)
     _check_times(event, broker_time)
 
@@ -153,9 +158,24 @@ def _check_subsets(event: Mapping[str, Any]) -> None:
         (by_ttl, event["cache_write_input_tokens"], "cache_write_by_ttl above cache_write"),
         (event["reasoning_output_tokens"], output, "reasoning above output_tokens"),
         (event["rejected_prediction_tokens"], output, "rejected_prediction above output_tokens"),
+        (event["recomputed_input_tokens"], event["input_tokens"], "recomputed above input_tokens"),
     ):
         if part > whole:
             raise WireError("token_subset", f"{what}: {part} > {whole}")
+
+
+def _check_classes(event: Mapping[str, Any]) -> None:
+    """A correction's classes explain its cost, and its thresholds are in order."""
+    classes = event["usage_by_class"]
+    for part in classes:
+        _check_amount("usage_by_class", part["quantity"], MAX_BYTE_MS, signed=True)
+        _check_amount("usage_by_class", part["cost_pusd"], MAX_COST_PUSD, signed=True)
+    explained = sum(part["cost_pusd"] for part in classes)
+    if classes and explained != event["cost_pusd"]:
+        raise WireError("class_sum", f"classes cost {explained}, cost_pusd {event['cost_pusd']}")
+    q50, q95 = event["baseline_q50_pusd"], event["baseline_q95_pusd"]
+    if q50 is not None and q95 is not None and not 0 <= q50 <= q95:
+        raise WireError("value_too_large", f"baseline_q50_pusd {q50} above baseline_q95_pusd {q95}")
 
 
 def _check_times(event: Mapping[str, Any], broker_time: int) -> None:

@@ -11,25 +11,15 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import msgspec
-
-from sluice.money import checked_sum
+from sluice.metering import row_sums
+from sluice.metering.cohorts import model_of
+from sluice.metering.labels import Label
+from sluice.metering.row_sums import WindowSums
 
 WINDOW_US = 60_000_000
 DELAY_US = 30_000_000
 FUTURE_US = 5_000_000
 _DAY_US = 86_400_000_000
-
-# UsageEvent fields that a window row adds up as they are; null means "not measured", never 0.
-MEASURED = (
-    "gpu_us", "energy_mj", "kv_byte_ms", "io_read_bytes", "io_write_bytes", "net_in_bytes",
-    "net_out_bytes", "queue_us", "ttft_us", "latency_us",
-)  # fmt: skip
-TOKENS = (
-    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)  # fmt: skip
-_REQUEST_TYPES = frozenset({"inference", "embedding"})
 
 
 class WindowKey(NamedTuple):
@@ -41,24 +31,6 @@ class WindowKey(NamedTuple):
     tool: str
     window_start: int
     lane: str
-
-
-class WindowSums(msgspec.Struct, array_like=True):
-    """What a row adds up; token, money and byte counts are exact integers."""
-
-    events: int = 0
-    requests: int = 0
-    tokens: list[int] = msgspec.field(default_factory=lambda: [0] * len(TOKENS))
-    measured: list[int | None] = msgspec.field(default_factory=lambda: [None] * len(MEASURED))
-    cost_pusd: int = 0
-    unpriced: int = 0
-    refused: int = 0
-    averted_pusd: int = 0
-    outcomes: dict[str, int] = msgspec.field(default_factory=dict)
-    price_book_version: str | None = None
-    revision: int = 0
-    closed: bool = False
-    dirty: bool = False
 
 
 class Windows:
@@ -92,27 +64,33 @@ class Windows:
         occurred = min(event["occurred_at"], time + FUTURE_US)
         start = occurred - occurred % WINDOW_US
         late = unprotected or time > start + WINDOW_US + DELAY_US + self._lateness_us
-        model = event["response_model"] or event["request_model"]
+        model = model_of(event)
         lane = _date(time) if late else ""
         return WindowKey(
             event["tenant_id"], event["project_id"], model, event["tool_name"] or "", start, lane
         )
 
-    def add(self, key: WindowKey, event: Mapping[str, Any], cost_pusd: int | None,
-            price_book_version: str | None) -> None:  # fmt: skip
-        """Add one event; OverflowError leaves the row as it was."""
-        row = self.rows.get(key)
-        if row is None:
-            row = WindowSums()
-            self.put(key, row)
-        if event["event_type"] == "admission":
-            _add_refusal(row, event)
+    def add(self, key: WindowKey, event: Mapping[str, Any], label: Label | None, time: int) -> None:
+        """Add one event at broker time `time`, one without a label as a report of refusals.
+
+        OverflowError leaves the row as it was.
+        """
+        row = self.rows.get(key) or WindowSums()
+        if label is None:
+            row_sums.add_refusals(row, event)
         else:
-            _add_usage(row, event, cost_pusd)
-            row.price_book_version = price_book_version
+            row_sums.add_usage(row, event, label, clamped=event["occurred_at"] > time + FUTURE_US)
+        if key not in self.rows:
+            self.put(key, row)
         if row.closed and not row.dirty:
             row.revision += 1
         self._mark_dirty(key, row)
+
+    def add_task_tail(self, key: WindowKey, task_tail_pusd: int | None) -> None:
+        """Add to a row what its newest event adds to the tail of a task; None changes nothing."""
+        if task_tail_pusd is not None:
+            row = self.rows[key]
+            row.task_tail_pusd = (row.task_tail_pusd or 0) + task_tail_pusd
 
     def _mark_dirty(self, key: WindowKey, row: WindowSums) -> None:
         row.dirty = True
@@ -171,56 +149,13 @@ def watermark(time: int) -> int:
 
 def row_record(key: WindowKey, row: WindowSums, time: int, version: int) -> dict[str, Any]:
     """A WindowRow as it goes on the wire."""
-    tokens = dict(zip(TOKENS, row.tokens, strict=True))
-    cached = tokens["cache_read_input_tokens"] + tokens["cache_write_input_tokens"]
     return {
         **key._asdict(),
-        **tokens,
-        **dict(zip(MEASURED, row.measured, strict=True)),
-        "input_uncached_tokens": tokens["input_tokens"] - cached,
-        "output_text_tokens": tokens["output_tokens"] - tokens["reasoning_output_tokens"],
+        **row_sums.fields_of(row),
         "shard": 0,
-        "events": row.events,
-        "requests": row.requests,
-        "cost_pusd": row.cost_pusd,
-        "unpriced": row.unpriced,
-        "refused": row.refused,
-        "averted_pusd": row.averted_pusd,
-        "outcomes": [{"key": k, "value": v} for k, v in sorted(row.outcomes.items())],
-        "price_book_version": row.price_book_version,
         "watermark": watermark(time),
-        "revision": row.revision,
         "version": version,
     }
-
-
-def refused_requests(event: Mapping[str, Any]) -> int:
-    """Requests that an admission event reports as refused."""
-    if event["outcome"] == "ok":
-        return 0
-    return sum(unit["value"] for unit in event["units"] if unit["key"] == "requests")
-
-
-def _add_usage(row: WindowSums, event: Mapping[str, Any], cost_pusd: int | None) -> None:
-    tokens = [checked_sum(have, event[name]) for have, name in zip(row.tokens, TOKENS, strict=True)]
-    measured = [_plus(have, event[name]) for have, name in zip(row.measured, MEASURED, strict=True)]
-    cost = checked_sum(row.cost_pusd, cost_pusd or 0)
-    row.tokens, row.measured, row.cost_pusd = tokens, measured, cost
-    row.unpriced += cost_pusd is None
-    if event["event_type"] != "correction":
-        row.events += 1
-        row.requests += event["event_type"] in _REQUEST_TYPES
-        row.outcomes[event["outcome"]] = row.outcomes.get(event["outcome"], 0) + 1
-
-
-def _add_refusal(row: WindowSums, event: Mapping[str, Any]) -> None:
-    averted = checked_sum(row.averted_pusd, event["estimated_cost_pusd"] or 0)
-    row.refused = checked_sum(row.refused, refused_requests(event))
-    row.averted_pusd = averted
-
-
-def _plus(have: int | None, more: int | None) -> int | None:
-    return have if more is None else checked_sum(have or 0, more)
 
 
 def _date(time: int) -> str:

@@ -47,6 +47,10 @@ class Outbox:
         """A row about a tenant."""
         self._records.append(OutRecord(topic, self.number, tenant_id.encode(), value))
 
+    def partial(self, key: bytes, value: bytes) -> None:
+        """This partition's share of a sum that spans tenants."""
+        self._records.append(OutRecord(self.topics.partials, 0, key, value))
+
     def control(self, key: bytes, value: bytes | None) -> None:
         """A decision, or with None its end."""
         self._records.append(OutRecord(self.topics.control, self.number, key, value))

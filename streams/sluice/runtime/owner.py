@@ -117,9 +117,11 @@ class OwnedPartition:
             "epoch": self.log.marker.epoch,
             "time": state.header.time,
             "windows": len(state.windows.rows),
+            "tasks": len(state.tasks.rows),
             "ledgers": len(state.ledgers),
             "policies": state.header.policies,
             "price_book": state.header.price_book,
+            "baseline": state.header.baseline,
             "waiting_for": partition.waiting_for,
             "counters": state.header.counters,
         }

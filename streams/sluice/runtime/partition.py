@@ -11,21 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from sluice.errors import WireError
-from sluice.metering.dedupe import Mark, Seen, observe
-from sluice.metering.prices import PriceBook
-from sluice.metering.rating import cost
 from sluice.metering.validate import check_usage
-from sluice.metering.windows import row_record
 from sluice.money import checked_sum
+from sluice.runtime.accounting import Accounting
 from sluice.runtime.governance import Governance, ReferenceStore
 from sluice.runtime.outputs import Outbox, OutRecord, Record
-from sluice.runtime.state import State
-from sluice.wire.codec import decode, encode
+from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
+from sluice.runtime.state import HEADER, State
+from sluice.wire.codec import decode
 from sluice.wire.topics import Topics
 
-SECOND_US = 1_000_000
-PUBLISH_S = 5
-_SWEEP_S = 60
+_SWITCHED = frozenset({"policy", "price_book", "baseline"})
 
 
 class Partition:
@@ -40,11 +36,12 @@ class Partition:
         self._topics = topics
         self._references = references
         self.epoch = (generation << 32) + epoch
-        self._version_base = generation << 48
         self._outbox = Outbox(topics, number)
         self._governance = Governance(
-            state, self._outbox, references, epoch=self.epoch, version_base=self._version_base
+            state, self._outbox, references, epoch=self.epoch, version_base=generation << 48
         )
+        self._accounting = Accounting(state, references)
+        self._publishing = Publishing(state, self._outbox, generation << 48)
         self.waiting_for: tuple[str, str, str] | None = None
 
     @property
@@ -56,8 +53,9 @@ class Partition:
         """Whether every version in force is at hand; `waiting_for` names the one that is not."""
         header = self.state.header
         names = [("policy", *item) for item in header.policies.items()]
-        if header.price_book:
-            names.append(("price_book", *header.price_book))
+        for kind, held in (("price_book", header.price_book), ("baseline", header.baseline)):
+            if held:
+                names.append((kind, *held))
         self.waiting_for = next((n for n in names if self._references.get(n) is None), None)
         return self.waiting_for is None
 
@@ -87,44 +85,30 @@ class Partition:
 
     def next_due(self) -> int | None:
         """Broker time at which work waits even if no record comes (µs), or None."""
-        state, time = self.state, self.state.header.time
-        dues = [led.expires_at for led in state.ledgers.values() if led.expires_at is not None]
-        if state.windows.dirty or any(led.dirty for led in state.ledgers.values()):
-            dues.append((time // SECOND_US // PUBLISH_S + 1) * PUBLISH_S * SECOND_US)
-        closing = state.windows.next_due()
-        return min([*dues, *([] if closing is None else [closing])], default=None)
+        ledgers = self.state.ledgers.values()
+        dues = [ledger.expires_at for ledger in ledgers if ledger.expires_at is not None]
+        rows = self._publishing.next_due()
+        return min([*dues, *([] if rows is None else [rows])], default=None)
 
     # ---- time
 
     def _advance(self, record: Record) -> None:
         header = self.state.header
         header.time = max(header.time, record.timestamp * 1000)
-        self.state.touch_header()
+        self.state.touch(HEADER)
         slot = header.time // SECOND_US
         if slot == header.slot:
             return
         last, header.slot = header.slot, slot
         self._governance.lift_expired(header.time)
         if slot // PUBLISH_S != last // PUBLISH_S:
-            self._publish(record.offset)
-        if slot // _SWEEP_S != last // _SWEEP_S:
-            self._sweep(header.time)
-
-    def _publish(self, position: int) -> None:
-        state, time = self.state, self.state.header.time
-        for key in state.windows.close_due(time):
-            state.touch_window(key)
-        for window, sums in state.windows.take_dirty():
-            state.touch_window(window)
-            row = row_record(window, sums, time, self._version_base + position)
-            self._outbox.row(self._topics.windows, window.tenant_id, encode("WindowRow", row))
-        for ledger_key in sorted(key for key, led in state.ledgers.items() if led.dirty):
-            self._governance.publish(ledger_key, position)
-
-    def _sweep(self, time: int) -> None:
-        for key in self.state.windows.evict(time):
-            self.state.touch_window(key)
-        self.state.forget_old(time)
+            self._publishing.rows(record.offset)
+            for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
+                self._governance.publish(key, record.offset)
+        if slot // ROUND_S != last // ROUND_S:
+            self._publishing.round(record.offset)
+        if slot // SWEEP_S != last // SWEEP_S:
+            self._publishing.sweep()
 
     # ---- records
 
@@ -142,72 +126,34 @@ class Partition:
             self._dead_letter(record, WireError("unexpected_record", f"{name} on a usage topic"))
 
     def _usage(self, record: Record, event: dict[str, Any]) -> None:
-        state, time = self.state, self.state.header.time
         try:
-            check_usage(event, record.key, time)
+            check_usage(event, record.key, self.state.header.time)
         except WireError:
-            if self._sequence(record, event, time) is Seen.DUPLICATE:
-                state.count("duplicates")
+            if not self._accounting.is_new(record, event):
                 return
             raise
-        seen = self._sequence(record, event, time)
-        if seen is Seen.DUPLICATE:
-            state.count("duplicates")
+        if not self._accounting.is_new(record, event):
             return
-        if seen is Seen.RECOVERED:
-            state.count("recovered")
-        self._charge(record, event, time)
+        if event["event_type"] == "admission":
+            self._accounting.add_refusals(record, event)
+        else:
+            self._charge(record, event)
 
-    def _sequence(self, record: Record, event: dict[str, Any], time: int) -> Seen:
-        number = event["source_seq"]
-        if number is None or number < 1:
-            return self._unnumbered(event, time)
-        key = (event["source"], event["source_epoch"], (record.key or b"").decode(errors="replace"))
-        row = self.state.marks.get(key)
-        before = row.mark() if row else Mark()
-        mark, seen = observe(before, number)
-        if seen is not Seen.DUPLICATE:
-            self.state.set_mark(key, mark, time)
-            if mark.lost > before.lost:
-                self.state.count("lost", mark.lost - before.lost)
-        return seen
-
-    def _unnumbered(self, event: dict[str, Any], time: int) -> Seen:
-        identity = event["source"], event["event_id"]
-        if identity in self.state.unnumbered:
-            return Seen.DUPLICATE
-        self.state.remember(*identity, time)
-        return Seen.NEW
-
-    def _charge(self, record: Record, event: dict[str, Any], time: int) -> None:
-        """Add an event to its window and its budgets, all or none of them."""
-        state = self.state
-        book = self._price_book()
-        price = _price(book, event)
+    def _charge(self, record: Record, event: dict[str, Any]) -> None:
+        """Add an event to every sum and to its budgets, all or none of them."""
+        labelled, context = self._accounting.labelled(event)
         due = self._governance.ledgers_due(event)
         for charge in due:
-            checked_sum(charge.ledger.settled_pusd, price or 0)
-        unprotected = event["source_seq"] is None and (
-            time - event["occurred_at"] > state.dedupe_window_us
-        )
-        window = state.windows.key_of(event, time, unprotected=unprotected)
-        state.windows.add(window, event, price, book.version if book else None)
-        state.touch_window(window)
-        state.count("unprotected", unprotected)
-        state.count("late", bool(window.lane))
-        if event["event_type"] == "admission":
-            state.count("admission_events")
-            return
-        state.count("events")
-        state.count("unpriced", price is None)
+            checked_sum(charge.ledger.settled_pusd, labelled.cost_pusd or 0)
+        self._accounting.add(record, event, labelled, context)
         for charge in due:
-            self._governance.settle(record, event, price, charge)
+            self._governance.settle(record, event, labelled.cost_pusd, charge)
 
     # ---- versions
 
     def _at_hand(self, fields: dict[str, Any]) -> bool:
         name = (fields["kind"], fields["id"], fields["version"])
-        if fields["kind"] not in ("policy", "price_book") or not fields["version"]:
+        if fields["kind"] not in _SWITCHED or not fields["version"]:
             return True
         arrived = self._references.get(name) is not None or self._references.is_faulty(name)
         self.waiting_for = None if arrived else name
@@ -215,29 +161,18 @@ class Partition:
 
     def _activate(self, record: Record, fields: dict[str, Any]) -> None:
         kind, ident, version = fields["kind"], fields["id"], fields["version"]
-        if kind not in ("policy", "price_book"):
+        if kind not in _SWITCHED:
             self._dead_letter(record, WireError("unknown_activation", f"kind {kind!r}"))
         elif version and self._references.get((kind, ident, version)) is None:
             self._dead_letter(record, WireError("bad_reference", f"{kind} {ident} {version}"))
         elif kind == "price_book":
             self.state.header.price_book = (ident, version) if version else None
+        elif kind == "baseline":
+            self.state.header.baseline = (ident, version) if version else None
         else:
             self._governance.switch_policy(record, ident, version)
-
-    def _price_book(self) -> PriceBook | None:
-        if self.state.header.price_book is None:
-            return None
-        book: PriceBook | None = self._references.get(("price_book", *self.state.header.price_book))
-        return book
 
     def _dead_letter(self, record: Record, error: WireError) -> None:
         self.state.count("dead_letters")
         self.state.count(f"dead_letters.{error.reason}")
         self._outbox.dead_letter(record, error)
-
-
-def _price(book: PriceBook | None, event: dict[str, Any]) -> int | None:
-    if event["event_type"] == "admission":
-        return 0
-    rated = cost(book, event)
-    return None if rated is None else rated.cost_pusd

@@ -1,4 +1,4 @@
-"""Publish policies and price books and switch them on, in band.
+"""Publish policies, price books and baselines and switch them on, in band.
 
 A version goes to its topic first; then an Activate record goes into every usage partition, so that
 each partition changes over at one place of its own order.
@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from sluice.enforcement.policy import Policy
 from sluice.errors import OutsideError
+from sluice.metering.baselines import BASELINE_ID, Baseline
 from sluice.metering.prices import PriceBook, default_book
 from sluice.runtime.references import Name, reference_key
 from sluice.settings import Settings
@@ -46,6 +47,16 @@ def publish_price_book(settings: Settings, book: PriceBook) -> None:
     }  # fmt: skip
     name = ("price_book", book.book_id, book.version)
     _publish(settings, topics(settings).reference, name, encode("PriceBook", fields))
+
+
+def publish_baseline(settings: Settings, baseline: Baseline) -> None:
+    """Publish a baseline and make it the one in force."""
+    fields = {
+        "baseline_id": BASELINE_ID, "version": baseline.version, "body": baseline.to_json(),
+        "published_at": _now(),
+    }  # fmt: skip
+    name = ("baseline", BASELINE_ID, baseline.version)
+    _publish(settings, topics(settings).reference, name, encode("Baseline", fields))
 
 
 def ensure_price_book(settings: Settings) -> str | None:

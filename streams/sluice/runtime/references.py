@@ -1,4 +1,4 @@
-"""Policies and price books as published on their topics, by version.
+"""Policies, price books and baselines as published on their topics, by version.
 
 Usage carries only the names of versions (Activate records); whoever applies usage waits here until
 it holds the named version.
@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from sluice.enforcement.policy import Policy
 from sluice.errors import SluiceError
+from sluice.metering.baselines import BASELINE_ID, Baseline, load_baseline
 from sluice.metering.prices import PriceBook, load_book
 from sluice.settings import Settings
 from sluice.wire.codec import decode
@@ -21,7 +22,7 @@ from sluice.wire.kafka import consumer_config, topics
 
 log = logging.getLogger(__name__)
 
-Reference = Policy | PriceBook
+Reference = Policy | PriceBook | Baseline
 Name = tuple[str, str, str]  # kind, id, version
 
 
@@ -115,4 +116,7 @@ def _reference(record: str, fields: dict[str, Any]) -> tuple[Name, Reference]:
     if record == "PriceBook":
         book = load_book(fields["body"])
         return ("price_book", book.book_id, book.version), book
+    if record == "Baseline":
+        baseline = load_baseline(fields["body"])
+        return ("baseline", BASELINE_ID, baseline.version), baseline
     raise SluiceError(f"unexpected record {record}")

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from sluice.errors import WireError
+from sluice.metering.baselines import Baseline
+from sluice.metering.labels import Bands, Thresholds, bands_for, thresholds_of
 from sluice.metering.prices import PriceBook
-from sluice.metering.rating import cost
+from sluice.metering.rating import Cost, cost, unpriced_parts
 from sluice.metering.validate import check_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.runtime.governance import ReferenceStore
@@ -33,6 +36,10 @@ class Position(msgspec.Struct):
     next_offset: int
     time: int = 0
     price_book: tuple[str, str] | None = None
+    baseline: tuple[str, str] | None = None
+
+
+_SWITCHED = ("price_book", "baseline")
 
 
 class Storing:
@@ -45,8 +52,10 @@ class Storing:
         self.waiting_for: tuple[str, str, str] | None = None
         self._by_topic: dict[str, Callable[[int, Record, Position, Rows], None]] = {
             topics.usage: self._usage,
-            topics.windows: self._window,
-            topics.budgets: self._budget,
+            topics.windows: partial(_as_it_is, "usage_windows"),
+            topics.tasks: partial(_as_it_is, "usage_tasks"),
+            topics.sources: partial(_as_it_is, "usage_sources"),
+            topics.budgets: partial(_as_it_is, "budget_states"),
             topics.control: self._control,
             topics.dlq: self._dead_letter,
         }
@@ -73,18 +82,16 @@ class Storing:
         return rows, len(records)
 
     def _at_hand(self, record: Record, position: Position) -> bool:
-        """Whether the book in force is here, and the one that `record` may activate."""
-        wanted = position.price_book
+        """Whether the versions in force are here, and the one that `record` may activate."""
+        wanted = {kind: getattr(position, kind) for kind in _SWITCHED}
         if (record.value or b"").startswith(_ACTIVATE):
-            wanted = _activated_book(record) or wanted
-        name = ("price_book", *wanted) if wanted else None
-        arrived = (
-            name is None
-            or self._references.get(name) is not None
-            or self._references.is_faulty(name)
-        )
-        self.waiting_for = None if arrived else name
-        return arrived
+            wanted |= _activated(record)
+        names = [(kind, *name) for kind, name in wanted.items() if name]
+        self.waiting_for = next((name for name in names if not self._arrived(name)), None)
+        return self.waiting_for is None
+
+    def _arrived(self, name: tuple[str, str, str]) -> bool:
+        return self._references.get(name) is not None or self._references.is_faulty(name)
 
     def _usage(self, partition: int, record: Record, position: Position, rows: Rows) -> None:
         position.time = max(position.time, record.timestamp * 1000)
@@ -102,14 +109,15 @@ class Storing:
     def _usage_row(
         self, partition: int, record: Record, event: dict[str, Any], position: Position
     ) -> dict[str, Any]:
-        book: PriceBook | None = None
-        if position.price_book is not None:
-            book = self._references.get(("price_book", *position.price_book))
+        book: PriceBook | None = self._in_force("price_book", position)
+        baseline: Baseline | None = self._in_force("baseline", position)
         priced = event["event_type"] != "admission"
         rated = cost(book, event) if priced else None
+        thresholds = thresholds_of(event, book, baseline) if priced else None
+        event |= _priced(event, rated, thresholds) if priced else _UNPRICED
         event |= {
-            "cost_pusd": None if rated is None else rated.cost_pusd,
-            "price_book_version": book.version if priced and book else event["price_book_version"],
+            "price_book_version": _book_version(event, book),
+            "baseline_version": _baseline_version(thresholds, baseline),
             "unpriced": int(priced and rated is None),
             "occurred_at_clamped": min(event["occurred_at"], position.time + FUTURE_US),
             "source_partition": partition,
@@ -120,11 +128,16 @@ class Storing:
         del event["end_mark"]
         return event
 
+    def _in_force(self, kind: str, position: Position) -> Any:
+        name = getattr(position, kind)
+        return self._references.get((kind, *name)) if name else None
+
     def _activate(self, partition: int, record: Record, fields: dict[str, Any],
                   position: Position, rows: Rows) -> None:  # fmt: skip
         name = (fields["kind"], fields["id"], fields["version"])
-        if fields["kind"] == "price_book" and not self._references.is_faulty(name):
-            position.price_book = (fields["id"], fields["version"]) if fields["version"] else None
+        if fields["kind"] in _SWITCHED and not self._references.is_faulty(name):
+            switched = (fields["id"], fields["version"]) if fields["version"] else None
+            setattr(position, fields["kind"], switched)
         rows["activations"].append(
             {
                 "source_partition": partition, "source_offset": record.offset,
@@ -132,12 +145,6 @@ class Storing:
                 "activated_version": fields["version"], "activated_at": record.timestamp * 1000,
             }
         )  # fmt: skip
-
-    def _window(self, _partition: int, record: Record, _position: Position, rows: Rows) -> None:
-        rows["usage_windows"].append(decode(record.value or b"")[1])
-
-    def _budget(self, _partition: int, record: Record, _position: Position, rows: Rows) -> None:
-        rows["budget_states"].append(decode(record.value or b"")[1])
 
     def _control(self, partition: int, record: Record, _position: Position, rows: Rows) -> None:
         place = {"source_partition": partition, "control_offset": record.offset,
@@ -170,13 +177,54 @@ class Storing:
 _ACTIVATE = MAGIC + fingerprint("Activate")
 
 
-def _activated_book(record: Record) -> tuple[str, str] | None:
+def _activated(record: Record) -> dict[str, tuple[str, str]]:
     try:
         fields = decode(record.value or b"")[1]
     except WireError:
+        return {}
+    if fields["kind"] not in _SWITCHED or not fields["version"]:
+        return {}
+    return {fields["kind"]: (fields["id"], fields["version"])}
+
+
+def _as_it_is(table: str, _partition: int, record: Record, _position: Position, rows: Rows) -> None:
+    rows[table].append(decode(record.value or b"")[1])
+
+
+_UNPRICED: dict[str, Any] = {
+    "cost_pusd": None, "usage_by_class": [], "baseline_q50_pusd": None, "baseline_q95_pusd": None,
+    **dict.fromkeys(Bands._fields, 0),
+}  # fmt: skip
+
+
+def _priced(
+    event: dict[str, Any], rated: Cost | None, thresholds: Thresholds | None
+) -> dict[str, Any]:
+    """What an event cost, per class and per band; empty bands without a price."""
+    cost_pusd = None if rated is None else rated.cost_pusd
+    bands = Bands(0, 0, 0) if cost_pusd is None else bands_for(event, cost_pusd, thresholds)
+    parts = unpriced_parts(event) if rated is None else rated.parts
+    return {
+        "cost_pusd": cost_pusd,
+        "usage_by_class": [part._asdict() for part in parts],
+        "baseline_q50_pusd": thresholds.q50_pusd if thresholds else None,
+        "baseline_q95_pusd": thresholds.q95_pusd if thresholds else None,
+        **bands._asdict(),
+    }
+
+
+def _book_version(event: dict[str, Any], book: PriceBook | None) -> str | None:
+    """The book that an event was priced by; a correction says itself which one that is."""
+    stated: str | None = event["price_book_version"]
+    if book is None or event["event_type"] == "admission":
+        return stated
+    return stated or book.version if event["event_type"] == "correction" else book.version
+
+
+def _baseline_version(thresholds: Thresholds | None, baseline: Baseline | None) -> str | None:
+    if thresholds is None or (baseline is None and not thresholds.packaged):
         return None
-    named = fields["kind"] == "price_book" and fields["version"]
-    return (fields["id"], fields["version"]) if named else None
+    return "packaged" if thresholds.packaged or baseline is None else baseline.version
 
 
 def _headers(record: Any) -> Sequence[tuple[str, bytes]]:

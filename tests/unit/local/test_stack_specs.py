@@ -35,7 +35,7 @@ def test_whole_stack(tmp_path: Path) -> None:
     """By default the stack brings both servers, both steps, one meter and the sink, in order."""
     specs = _specs(tmp_path)
     assert set(specs) == {
-        "kafka", "clickhouse", "topics", "migrations", "prices", "meter-0", "sink",
+        "kafka", "clickhouse", "topics", "migrations", "prices", "meter-0", "rollup", "sink",
     }  # fmt: skip
     assert specs["topics"].after == ("kafka",)
     assert specs["migrations"].after == ("clickhouse",)
@@ -48,7 +48,7 @@ def test_servers_from_outside_are_not_started(tmp_path: Path) -> None:
     """With a broker and a ClickHouse given, only steps and workers remain and no port is needed."""
     outside = {"kafka_bootstrap": "k:9092", "clickhouse_url": "http://c:8123"}
     specs = _specs(tmp_path, **outside)
-    assert set(specs) == {"topics", "migrations", "prices", "meter-0", "sink"}
+    assert set(specs) == {"topics", "migrations", "prices", "meter-0", "rollup", "sink"}
     assert specs["topics"].after == specs["migrations"].after == ()
     assert port_uses(Settings(**outside)) == []
 

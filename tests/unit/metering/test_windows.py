@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from sluice.metering.causes import NOTHING
+from sluice.metering.labels import Bands, Label
+from sluice.metering.rating import Part
+from sluice.metering.row_sums import MEASURED, TOKENS
 from sluice.metering.windows import (
     DELAY_US,
     FUTURE_US,
-    MEASURED,
-    TOKENS,
     WINDOW_US,
     WindowKey,
     Windows,
@@ -27,15 +29,25 @@ def event(**over: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
         "event_type": "inference", "tenant_id": "acme", "project_id": "p", "request_model": "m",
         "response_model": None, "tool_name": None, "occurred_at": START, "outcome": "ok",
-        "estimated_cost_pusd": None, "units": [],
+        "estimated_cost_pusd": None, "units": [], "slo_outcome": None, "rollback_reason": None,
+        "risk_flags": [], "original_cost_pusd": None,
     }  # fmt: skip
     return base | dict.fromkeys(TOKENS, 0) | dict.fromkeys(MEASURED) | over
 
 
+def label(cost: int | None) -> Label:
+    """A label without a baseline."""
+    amount = cost or 0
+    parts = () if cost is None else (Part("output", 1, cost),)
+    shares = (amount, *NOTHING[1:])
+    return Label(cost, parts, Bands(amount, 0, 0), shares, NOTHING, None, "v1", None)
+
+
 def add(windows: Windows, time: int, cost: int | None = 5, **over: Any) -> WindowKey:
     """Add one event at broker time `time` and return its row's key."""
-    key = windows.key_of(event(**over), time)
-    windows.add(key, event(**over), cost, "v1")
+    made = event(**over)
+    key = windows.key_of(made, time)
+    windows.add(key, made, None if made["event_type"] == "admission" else label(cost), time)
     return key
 
 

@@ -18,6 +18,7 @@ from tests.builders import (
     usage,
 )
 
+from sluice.metering.sources import SourceKey
 from sluice.metering.windows import DELAY_US, WINDOW_US
 from sluice.runtime.partition import Partition
 from sluice.wire.codec import decode, encode
@@ -148,7 +149,7 @@ def test_bad_records_go_to_the_dead_letter_topic_and_harm_nobody() -> None:
     assert [int(h["offset"]) for h in headers] == [3, 4, 5, 6, 7]
     assert part.state.header.counters["events"] == 2
     assert part.state.header.counters["dead_letters"] == 5
-    mark = part.state.marks["gw", "e1", "acme"]
+    mark = part.state.sources.rows[SourceKey("gw", "e1", "acme")]
     assert (mark.highest, mark.missing) == (6, ((4, 4),))
 
 

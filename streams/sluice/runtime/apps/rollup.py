@@ -1,0 +1,162 @@
+"""The rollup: sums that span tenants, from the shares that each usage partition publishes.
+
+Today these are baselines: once an hour has closed, what its cohorts cost enters a new version,
+which is published and switched on in every usage partition. The partials topic is the state: it is
+read from its beginning at every start. It has one partition, so a second rollup only stands by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+from faust.types import TP
+
+from sluice.errors import OutsideError
+from sluice.metering.refresh import Refresh
+from sluice.runtime.baselining import published_baseline, take
+from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
+from sluice.runtime.publish import publish_baseline
+from sluice.runtime.worker import (
+    EXIT_FAULT,
+    WorkerApp,
+    die,
+    make_app,
+    run,
+    setup_logging,
+    write_status,
+)
+from sluice.settings import Settings
+from sluice.wire.kafka import consumer_config, topics
+
+log = logging.getLogger(__name__)
+
+_CHECK_S = 5.0
+_RETRY_S = 1.0
+
+
+class Rollup:
+    """What was read of the partials topic, and the baseline in force."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._refresh: Refresh | None = None
+        self._end = 0
+        self._position = 0
+        self.waiting: str | None = None
+
+    async def begin(self, first: int) -> None:
+        """Start over at the topic's first offset, with the published baseline in force."""
+        self._refresh = None
+        before = await self._persist(published_baseline, self._settings)
+        self._end = await self._persist(_end_of_partials, self._settings)
+        self._position = first
+        if before is not None:  # a predecessor may have died before every partition had it
+            await self._persist(publish_baseline, self._settings, before)
+        self._refresh = Refresh(before)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take records of the partials topic."""
+        if self._refresh is None:
+            return
+        for record in chunk.records:
+            take(self._refresh, record.key, record.value)
+        self._position = chunk.next_offset
+
+    async def refresh(self) -> None:
+        """Publish a new baseline where an hour has closed since the last one."""
+        refresh = self._refresh
+        if refresh is None or self._position < self._end:
+            return
+        due = refresh.due()
+        if due is None:
+            return
+        baseline = refresh.compute(due)
+        if baseline is not None:
+            log.info("baseline %s: %d norms", baseline.version, len(baseline.norms))
+            await self._persist(publish_baseline, self._settings, baseline)
+
+    def status(self) -> dict[str, Any]:
+        """What `sluice status` shows."""
+        before = self._refresh.before if self._refresh else None
+        return {
+            "position": self._position,
+            "baseline": before.version if before else None,
+            "norms": len(before.norms) if before else 0,
+            "waiting": self.waiting,
+        }
+
+    async def _persist(self, call: Any, *args: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                result = await loop.run_in_executor(self._executor, call, *args)
+            except OutsideError as error:
+                if self.waiting is None:
+                    log.warning("%s; waiting", error)
+                self.waiting = str(error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.waiting = None
+                return result
+
+
+class RollupConsumer(ChunkConsumer):
+    """Reads the topic from its beginning whenever it is assigned."""
+
+    rollup: Rollup
+
+    async def positions(self, owned: set[TP]) -> dict[TP, int]:
+        """The first offset of the topic."""
+        earliest = await self.earliest_offsets(*owned) if owned else {}
+        for first in earliest.values():
+            await self.rollup.begin(first)
+        return dict(earliest)
+
+
+def build(settings: Settings) -> WorkerApp:
+    """The rollup's Faust application."""
+    rollup = Rollup(settings)
+    consumer = type("Consumer", (RollupConsumer,), {"rollup": rollup})
+    app = make_app(settings, "rollup", "0", consumer)
+    source = app.topic(
+        topics(settings).partials, schema=RawSchema(key_serializer="raw", value_serializer="raw")
+    )
+
+    @app.agent(source)
+    async def add(stream: Any) -> None:
+        async for event in stream.events():
+            try:
+                rollup.add(event.value)
+            except Exception as error:
+                die(EXIT_FAULT, f"partials@{event.message.offset}: {error!r}")
+
+    @app.timer(_CHECK_S)
+    async def refresh() -> None:
+        await rollup.refresh()
+
+    @app.timer(1.0)
+    async def report() -> None:
+        write_status(settings.dir, "rollup", rollup.status())
+
+    return app
+
+
+def main(settings: Settings) -> None:
+    """Run the rollup until it is told to stop."""
+    setup_logging(settings)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    run(build(settings), settings)
+
+
+def _end_of_partials(settings: Settings) -> int:
+    consumer = Consumer(consumer_config(settings))
+    try:
+        tp = TopicPartition(topics(settings).partials, 0)
+        return int(consumer.get_watermark_offsets(tp, timeout=10)[1])
+    finally:
+        consumer.close()
