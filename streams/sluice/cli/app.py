@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sluice.cli import baseline, data, rules, stack
+from sluice.cli import baseline, checks, data, rules, stack
 from sluice.cli.common import EXIT_AWAY, EXIT_USAGE, errors
 from sluice.errors import OutsideError, SluiceError
 
@@ -22,6 +22,7 @@ stack.register(app)
 data.register(app)
 rules.register(app)
 baseline.register(app)
+checks.register(app)
 
 
 def main() -> None:

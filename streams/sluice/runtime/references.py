@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -19,6 +20,7 @@ from sluice.metering.prices import PriceBook, load_book
 from sluice.settings import Settings
 from sluice.wire.codec import decode
 from sluice.wire.kafka import consumer_config, topics
+from sluice.wire.scan import committed_records
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,18 @@ class References:
             log.warning("%s[%s]: %s", message.topic(), message.offset(), error)
         else:
             self._held[name] = reference
+
+
+def read_references(settings: Settings) -> dict[Name, Reference]:
+    """Everything published so far, by name; blocks while the topics are read."""
+    names = topics(settings)
+    held: dict[Name, Reference] = {}
+    for record in committed_records(settings, names.policy, names.reference):
+        if record.value:
+            with suppress(SluiceError, ValueError):
+                name, reference = _reference(*decode(record.value))
+                held[name] = reference
+    return held
 
 
 def reference_key(name: Name) -> bytes:

@@ -38,7 +38,7 @@ def committed_records(settings: Settings, *names: str) -> Iterator[Scanned]:
                 heard = time.monotonic()
                 error = message.error()
                 if error is None:
-                    yield _scanned(message)
+                    yield message_as_record(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     open_ends.discard((message.topic() or "", message.partition() or 0))
             if time.monotonic() - heard > _SILENCE_S:
@@ -47,7 +47,8 @@ def committed_records(settings: Settings, *names: str) -> Iterator[Scanned]:
         consumer.close()
 
 
-def _scanned(message: Message) -> Scanned:
+def message_as_record(message: Message) -> Scanned:
+    """A consumed message without an error, as plain values."""
     headers = message.headers() or []
     pairs = headers.items() if isinstance(headers, dict) else headers
     return Scanned(
