@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from confluent_kafka import Producer
-from tests.builders import usage
+from tests.builders import MODEL, usage
 from tests.integration.conftest import Stack, until
 
 from sluice.wire.codec import encode
@@ -47,6 +47,34 @@ def test_faulty_lines_are_named_and_the_rest_is_emitted(stack: Stack) -> None:
     assert done.returncode == 1
     assert report["emitted"] == 1
     assert [fault.split(":")[0] for fault in report["faults"]] == ["line 2", "line 3", "line 4"]
+
+
+def test_what_providers_report_arrives_as_usage(stack: Stack) -> None:
+    """A response and a span, adapted by the command, are stored with tokens, cost and no text."""
+    now = time.time_ns() // 1000
+    counts = {"input_tokens": 50, "cache_read_input_tokens": 1000, "output_tokens": 20}
+    context = {"tenant_id": "adapted", "project_id": "p", "started_at": now, "occurred_at": now}
+    message = {"model": MODEL, "usage": counts, "content": [{"type": "text", "text": "secret"}]}
+    lines = {"anthropic-messages": {"context": context, "response": message}, "otel": {
+        "start_time_unix_nano": now * 1000, "end_time_unix_nano": now * 1000,
+        "attributes": {
+            "org": "adapted", "team": "p", "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "replicate", "gen_ai.request.model": MODEL,
+            "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 100,
+            "gen_ai.output.messages": "secret",
+        },
+    }}  # fmt: skip
+    attributes = ("--tenant-attribute", "org", "--project-attribute", "team")
+    for name, adapted in lines.items():
+        options = attributes if name == "otel" else ()
+        done = stack.sluice("emit", "--format", name, *options, input=json.dumps(adapted))
+        assert done.returncode == 0, done.stderr
+    stored = "FROM usage_events FINAL WHERE tenant_id = 'adapted'"
+    until(lambda: int(stack.value(f"SELECT count() AS n {stored}")) == 2, what="both events")
+    rows = stack.rows(f"SELECT * {stored} ORDER BY input_tokens")
+    assert [int(row["input_tokens"]) for row in rows] == [100, 1050]
+    assert int(rows[1]["cache_read_input_tokens"]) == 1000
+    assert "secret" not in json.dumps(rows)
 
 
 def test_bad_values_land_in_dead_letters_with_reason_and_position(stack: Stack) -> None:

@@ -51,17 +51,38 @@ def migrate(dir: Dir = None, as_json: Json = False) -> None:
 def emit(
     dir: Dir = None,
     source: Annotated[str, typer.Option(help="Name of the emitting process.")] = "sluice-emit",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="usage; openai-chat, openai-responses, anthropic-messages: {context, response}; "
+            "litellm, otel: a payload, a span."
+        ),
+    ] = "usage",
+    tenant_attribute: Annotated[
+        str | None, typer.Option(help="litellm, otel: attribute that holds the tenant.")
+    ] = None,
+    project_attribute: Annotated[
+        str | None, typer.Option(help="litellm, otel: attribute that holds the project.")
+    ] = None,
+    salt: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SLUICE_HASH_SALT", help="Secret under which people and arguments are hashed."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish usage events, one JSON object per line on standard input.
+    """Publish usage, one JSON object per line on standard input: events, or what makes one.
 
-    Lines with faults are named and left out; exit code 1 if there were any.
+    Lines with faults are named and left out; exit code 1 if there were any. Text of prompts and
+    answers in responses, logs and spans is never published.
 
-    Example: sluice emit < events.jsonl
+    Example: sluice emit --format litellm < standard_logging_payloads.jsonl
     """
-    from sluice.runtime.emitting import emit_stream
+    from sluice.runtime.emitting import adapter_of, emit_stream
 
-    report = emit_stream(settings_of(dir), source, sys.stdin)
+    adapt = adapter_of(format, tenant_attribute, project_attribute, salt)
+    report = emit_stream(settings_of(dir), source, sys.stdin, adapt)
     if as_json:
         print_json(report)
     else:

@@ -131,7 +131,7 @@ def _entry(model: str, fields: Any) -> tuple[PriceEntry, list[str]]:
         raise ValueError(f"litellm_provider is not a text of 1 to {MAX_NAME} characters")
     tiers, left_out = _tiers(fields, inclusive=provider in _INCLUSIVE)
     _check_priced(tiers, [name for name in left_out if fields.get(name)])
-    return PriceEntry(model, _otel_provider(provider), tiers), left_out
+    return PriceEntry(model, otel_provider(provider), tiers), left_out
 
 
 def _check_priced(tiers: Iterable[Tier], others: list[str]) -> None:
@@ -238,7 +238,8 @@ def _drop_plain_reasoning(rates: dict[tuple[str, int], dict[str, int]]) -> None:
             del found["reasoning"]
 
 
-def _otel_provider(name: str | None) -> str | None:
+def otel_provider(name: str | None) -> str | None:
+    """OTel's name of a provider that LiteLLM names; LiteLLM's where OTel has none."""
     if name is None:
         return None
     head = "vertex_ai" if name.startswith("vertex_ai-") else name

@@ -12,6 +12,7 @@ from sluice.wire.codec import END_MARK, decode, encode
 from sluice.wire.wal import SpoolFull
 
 Check = Callable[[Mapping[str, Any]], None]
+Adapt = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Emits(Protocol):
@@ -39,9 +40,11 @@ class LineCounts:
 
 
 def emit_lines(emitter: Emits, lines: Iterable[str], check: Check,
-               on_fault: Callable[[LineFault], None]) -> LineCounts:  # fmt: skip
+               on_fault: Callable[[LineFault], None],
+               adapt: Adapt | None = None) -> LineCounts:  # fmt: skip
     """Emit every sound line of `lines` and tell `on_fault` of every other one.
 
+    `adapt` makes an event of a line's object where that is not one; its WireErrors are faults too.
     `check` gets each event as its reader will decode it, defaults filled in, and raises WireError
     where it breaks a rule. Further reasons: not_json, not_object, and those of `emit`. Raises
     SpoolFull with the number of the line that had no room; the lines before it are emitted.
@@ -51,7 +54,7 @@ def emit_lines(emitter: Emits, lines: Iterable[str], check: Check,
         if not line.strip():
             continue
         try:
-            _emit_line(emitter, line, check)
+            _emit_line(emitter, line, check, adapt)
         except WireError as error:
             faults += 1
             on_fault(LineFault(number, error.reason, error.detail))
@@ -62,13 +65,14 @@ def emit_lines(emitter: Emits, lines: Iterable[str], check: Check,
     return LineCounts(emitted, faults)
 
 
-def _emit_line(emitter: Emits, line: str, check: Check) -> None:
+def _emit_line(emitter: Emits, line: str, check: Check, adapt: Adapt | None) -> None:
     try:
-        event = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise WireError("not_json", str(error)) from error
-    if not isinstance(event, dict):
-        raise WireError("not_object", f"a {type(event).__name__} instead of an object")
+    if not isinstance(found, dict):
+        raise WireError("not_object", f"a {type(found).__name__} instead of an object")
+    event = found if adapt is None else adapt(found)
     check(_as_read(event))
     emitter.emit(event)
 
