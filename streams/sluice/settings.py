@@ -62,6 +62,16 @@ class Settings(BaseSettings):
     sink_batch_rows: int = Field(10_000, ge=1)
     sink_batch_ms: int = Field(1000, ge=10)
 
+    metrics_port: int = Field(
+        19400, ge=0, le=65_000,
+        description="first port for Prometheus: sink, rollup, then the meters; 0 = any free ports",
+    )  # fmt: skip
+    watchdog_s: int = Field(
+        120,
+        ge=10,
+        description="a meter that commits nothing for so long, though records wait, ends",
+    )
+
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
 
     @property

@@ -52,7 +52,7 @@ class Sources:
         if number is None or number < 1:
             seen = self._unnumbered(event, time)
         else:
-            mark, seen = observe(Mark(sums.highest, sums.missing, sums.lost), number)
+            mark, seen = observe(_mark(sums), number)
             sums.highest, sums.missing, sums.lost = mark
         sums.time, sums.dirty = time, True
         sums.events += seen is not Seen.DUPLICATE
@@ -68,6 +68,10 @@ class Sources:
         """Count an applied event whose duplicates cannot be told."""
         self._row(event, key, time).unprotected += 1
 
+    def missing(self) -> int:
+        """Numbers of all producers that may still come."""
+        return sum(missing_count(_mark(sums)) for sums in self.rows.values() if sums.missing)
+
     def take_dirty(self) -> Iterator[tuple[SourceKey, SourceSums]]:
         """Rows to publish now, in key order; they count as published afterwards."""
         for key in sorted(key for key, sums in self.rows.items() if sums.dirty):
@@ -79,7 +83,7 @@ class Sources:
         due = [k for k, s in self.rows.items() if s.missing and s.time < time - _KEEP_US]
         for key in due:
             sums = self.rows[key]
-            sums.lost += missing_count(Mark(sums.highest, sums.missing, sums.lost))
+            sums.lost += missing_count(_mark(sums))
             sums.missing, sums.dirty = (), True
         return due
 
@@ -112,6 +116,10 @@ class Sources:
         return Seen.NEW
 
 
+def _mark(sums: SourceSums) -> Mark:
+    return Mark(sums.highest, sums.missing, sums.lost)
+
+
 def source_key(event: Mapping[str, Any], key: bytes | None) -> SourceKey:
     """The run that an event belongs to."""
     number = event["source_seq"]
@@ -125,7 +133,7 @@ def row_record(key: SourceKey, sums: SourceSums, version: int) -> dict[str, Any]
         **key._asdict(),
         "events": sums.events,
         "highest": sums.highest,
-        "missing": missing_count(Mark(sums.highest, sums.missing, sums.lost)),
+        "missing": missing_count(_mark(sums)),
         "lost": sums.lost,
         "recovered": sums.recovered,
         "duplicates": sums.duplicates,

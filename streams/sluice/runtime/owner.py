@@ -11,8 +11,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from sluice.metering.windows import watermark
 from sluice.runtime.checkpoint import Fenced, PartitionLog
 from sluice.runtime.chunks import Chunk
+from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.partition import Partition
 from sluice.runtime.references import References
@@ -34,7 +36,10 @@ class Hole(Exception):
 class OwnedPartition:
     """One partition's state in memory, its checkpoint log, and the position reached."""
 
-    def __init__(self, settings: Settings, number: int, references: References) -> None:
+    def __init__(
+        self, settings: Settings, number: int, references: References, metrics: Metrics
+    ) -> None:
+        self._metrics = metrics
         names = topics(settings)
         self._settings = settings
         self._topics = names
@@ -45,6 +50,8 @@ class OwnedPartition:
         self.partition: Partition | None = None
         self.position = 0
         self.committed = 0
+        self.committed_at = time.monotonic()
+        self.end: int | None = None
         self.expired = 0
         self.last_record_at = 0.0
         self.last_heartbeat_at = 0.0
@@ -92,13 +99,28 @@ class OwnedPartition:
     async def checkpoint(self, executor: ThreadPoolExecutor, *, prove: bool = False) -> None:
         """Commit what changed since the last checkpoint; `prove` commits even if nothing did."""
         async with self.lock:
+            urgent_since = self._ready_partition().urgent_since
             records = self._ready_partition().take() + self._heartbeat()
             position = self.position
             if not records and position == self.committed and not prove:
                 return
-            loop = asyncio.get_running_loop()
+            loop, begun = asyncio.get_running_loop(), time.monotonic()
             await loop.run_in_executor(executor, self.log.commit, records, position)
-            self.committed = position
+            self.committed, self.committed_at = position, time.monotonic()
+            self._metrics.checkpoint_seconds.observe(self.committed_at - begun)
+            if urgent_since is not None:
+                self._metrics.loop_seconds.observe(max(0.0, time.time() - urgent_since / 1e6))
+
+    def stands_still(self, limit_s: float) -> bool:
+        """Whether records have waited for so long without any of them being committed.
+
+        Waiting for a version that has not arrived, or for the broker, is no fault of this process.
+        """
+        behind = self.end is not None and self.committed < self.end
+        waits = self._ready_partition().waiting_for is not None or self.lock.locked()
+        if not behind or waits:
+            self.committed_at = time.monotonic()
+        return time.monotonic() - self.committed_at > limit_s
 
     def tick_due(self, now: int) -> bool:
         """Whether time-bound work waits although no record comes (now: µs of wall time)."""
@@ -116,9 +138,14 @@ class OwnedPartition:
             "committed": self.committed,
             "epoch": self.log.marker.epoch,
             "time": state.header.time,
+            "watermark": watermark(state.header.time),
+            "lag": None if self.end is None else max(0, self.end - self.committed),
             "windows": len(state.windows.rows),
             "tasks": len(state.tasks.rows),
             "ledgers": len(state.ledgers),
+            "sources": len(state.sources.rows),
+            "cohorts": len(state.cohorts.rows),
+            "missing_numbers": state.sources.missing(),
             "policies": state.header.policies,
             "price_book": state.header.price_book,
             "baseline": state.header.baseline,
@@ -152,8 +179,9 @@ class OwnedPartition:
 class Owner:
     """All partitions of this process; `on_fenced` ends it when another process took one over."""
 
-    def __init__(self, settings: Settings, references: References,
+    def __init__(self, settings: Settings, references: References, metrics: Metrics,
                  on_fenced: Callable[[str], None]) -> None:  # fmt: skip
+        self._metrics = metrics
         self._settings = settings
         self._references = references
         self._on_fenced = on_fenced
@@ -180,13 +208,14 @@ class Owner:
                 log.info("partition %d was taken over meanwhile; restoring", number)
             else:
                 return
-        fresh = OwnedPartition(self._settings, number, self._references)
+        fresh = OwnedPartition(self._settings, number, self._references, self._metrics)
         loop = asyncio.get_running_loop()
         self.owned[number] = await loop.run_in_executor(self._executor, fresh.restore)
 
     async def apply(self, number: int, chunk: Chunk) -> None:
         """Apply a chunk and see to a prompt checkpoint where a decision waits."""
         owned = self.owned[number]
+        self._metrics.chunk_records.observe(len(chunk.records))
         await owned.apply(chunk)
         if owned.partition is not None and owned.partition.urgent:
             self._soon(number)
@@ -213,6 +242,10 @@ class Owner:
         except Fenced as error:
             if self.owned.get(number) is owned:
                 self._on_fenced(str(error))
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """What `sluice status` and Prometheus show of each owned partition."""
+        return [owned.status() for owned in list(self.owned.values()) if owned.partition]
 
     async def checkpoint_all(self) -> None:
         """Commit every owned partition."""

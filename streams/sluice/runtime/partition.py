@@ -43,6 +43,8 @@ class Partition:
         self._accounting = Accounting(state, references)
         self._publishing = Publishing(state, self._outbox, generation << 48)
         self.waiting_for: tuple[str, str, str] | None = None
+        # Broker time (µs) of the first record whose decision waits to be committed.
+        self.urgent_since: int | None = None
 
     @property
     def urgent(self) -> bool:
@@ -75,11 +77,13 @@ class Partition:
                 return index
             self._advance(record)
             self._dispatch(record, name, fields)
+            if self._outbox.urgent and self.urgent_since is None:
+                self.urgent_since = record.timestamp * 1000
         return len(records)
 
     def take(self) -> list[OutRecord]:
         """State changes and outputs since the last call, as one checkpoint writes them."""
-        changelog = self._topics.meter_state
+        changelog, self.urgent_since = self._topics.meter_state, None
         rows = [OutRecord(changelog, self.number, k, v) for k, v in self.state.take_changes()]
         return rows + self._outbox.take()
 

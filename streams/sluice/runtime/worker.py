@@ -23,6 +23,7 @@ from sluice.wire.kafka import wait_for_broker
 log = logging.getLogger(__name__)
 
 EXIT_FENCED = 73
+EXIT_STUCK = 74
 EXIT_FAULT = 71
 # A broker that just restarted may name no topics; with the default age of five minutes the group
 # would sit there without partitions for as long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from confluent_kafka import Producer
 from faust.types import TP
 
 from sluice.runtime.chunks import ChunkConsumer, RawSchema
+from sluice.runtime.metrics import Metrics, Sample, partition_samples
 from sluice.runtime.owner import Owner
 from sluice.runtime.references import References
 from sluice.runtime.worker import (
     EXIT_FAULT,
     EXIT_FENCED,
+    EXIT_STUCK,
     WorkerApp,
     die,
     make_app,
@@ -26,6 +29,8 @@ from sluice.runtime.worker import (
 from sluice.settings import Settings
 from sluice.wire.codec import encode
 from sluice.wire.kafka import producer_config, topics
+
+_FIRST_METER = 2  # of the ports for metrics; sink and rollup come first
 
 
 class MeterConsumer(ChunkConsumer):
@@ -47,14 +52,16 @@ class MeterConsumer(ChunkConsumer):
 def build(settings: Settings, slot: str) -> WorkerApp:
     """The meter's Faust application for one worker slot."""
     references = References(settings)
-    owner = Owner(settings, references, lambda reason: die(EXIT_FENCED, reason))
+    names = topics(settings)
+    metrics = Metrics(lambda: _samples(owner, names.usage))
+    owner = Owner(settings, references, metrics, lambda reason: die(EXIT_FENCED, reason))
     consumer = type("Consumer", (MeterConsumer,), {"owner": owner})
     app = make_app(settings, "meter", slot, consumer)
-    names = topics(settings)
     source = app.topic(
         names.usage, schema=RawSchema(key_serializer="raw", value_serializer="raw"),
         partitions=settings.partitions,
     )  # fmt: skip
+    port = metrics.serve(settings, _FIRST_METER + (int(slot) if slot.isdecimal() else 0))
     ticks = Producer(producer_config(settings, **{"linger.ms": 0}))
 
     @app.agent(source)
@@ -75,14 +82,23 @@ def build(settings: Settings, slot: str) -> WorkerApp:
     @app.timer(settings.checkpoint_ms / 1000)
     async def checkpoint() -> None:
         await owner.checkpoint_all()
-        status = [owned.status() for owned in owner.owned.values() if owned.partition]
-        write_status(settings.dir, f"meter-{slot}", {"partitions": status})
+        status = {"partitions": owner.statuses(), "metrics_port": port}
+        write_status(settings.dir, f"meter-{slot}", status)
 
     @app.timer(1.0)
     async def tick() -> None:
         _append_ticks(ticks, owner, names.usage)
+        for number, owned in owner.owned.items():
+            owned.end = app.consumer.highwater(TP(names.usage, number))
+            if owned.partition is not None and owned.stands_still(settings.watchdog_s):
+                die(EXIT_STUCK, f"partition {number} stands still at {owned.committed}")
 
     return app
+
+
+def _samples(owner: Owner, topic: str) -> Iterator[Sample]:
+    for status in owner.statuses():
+        yield from partition_samples(status, topic, time.time())
 
 
 def _append_ticks(producer: Producer, owner: Owner, topic: str) -> None:

@@ -19,6 +19,7 @@ from sluice.errors import OutsideError
 from sluice.metering.refresh import Refresh
 from sluice.runtime.baselining import published_baseline, take
 from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
+from sluice.runtime.metrics import Metrics
 from sluice.runtime.publish import publish_baseline
 from sluice.runtime.worker import (
     EXIT_FAULT,
@@ -121,6 +122,8 @@ class RollupConsumer(ChunkConsumer):
 def build(settings: Settings) -> WorkerApp:
     """The rollup's Faust application."""
     rollup = Rollup(settings)
+    metrics = Metrics(lambda: [("sluice_waiting", ("rollup",), float(bool(rollup.waiting)))])
+    port = metrics.serve(settings, 1)
     consumer = type("Consumer", (RollupConsumer,), {"rollup": rollup})
     app = make_app(settings, "rollup", "0", consumer)
     source = app.topic(
@@ -141,7 +144,7 @@ def build(settings: Settings) -> WorkerApp:
 
     @app.timer(1.0)
     async def report() -> None:
-        write_status(settings.dir, "rollup", rollup.status())
+        write_status(settings.dir, "rollup", {**rollup.status(), "metrics_port": port})
 
     return app
 

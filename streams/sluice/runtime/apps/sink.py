@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +20,7 @@ from faust.types import TP
 
 from sluice.errors import OutsideError
 from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
+from sluice.runtime.metrics import Metrics, Sample
 from sluice.runtime.owner import DOUBT_S
 from sluice.runtime.references import References
 from sluice.runtime.storing import Position, Rows, Storing
@@ -55,6 +57,9 @@ class Storage:
         self._moved: set[TP] = set()
         self._lock = asyncio.Lock()
         self.positions: dict[TP, Position] = {}
+        self.ends: dict[TP, int | None] = {}
+        self.stored: dict[str, int] = defaultdict(int)
+        self.metrics = Metrics(self._samples)
         self.waiting: str | None = None
 
     @property
@@ -108,8 +113,20 @@ class Storage:
                 for tp in moved
             }
             for table, batch in rows.items():
-                await self._persist(self._writer.insert_rows, table, batch)
+                with self.metrics.store_seconds.time():
+                    await self._persist(self._writer.insert_rows, table, batch)
+                self.stored[table] += len(batch)
             await self._persist(self._writer.save_positions, reached)
+
+    def _samples(self) -> Iterator[Sample]:
+        for table, rows in list(self.stored.items()):
+            yield "sluice_stored_rows_total", (table,), rows
+        for tp, position in list(self.positions.items()):
+            end = self.ends.get(tp)
+            if end is not None:
+                lag = max(0, end - position.next_offset)
+                yield "sluice_lag_records", (tp.topic, str(tp.partition)), lag
+        yield "sluice_waiting", ("sink",), float(self.waiting is not None)
 
     async def _persist(self, call: Any, *args: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -147,6 +164,7 @@ def build(settings: Settings) -> WorkerApp:
     """The sink's Faust application."""
     references = References(settings)
     storage = Storage(settings, references)
+    port = storage.metrics.serve(settings, 0)
     app = make_app(settings, "sink", "0", type("Consumer", (SinkConsumer,), {"storage": storage}))
     source = app.topic(
         *storage.stored_topics, schema=RawSchema(key_serializer="raw", value_serializer="raw")
@@ -171,9 +189,11 @@ def build(settings: Settings) -> WorkerApp:
 
     @app.timer(1.0)
     async def report() -> None:
+        storage.ends = {tp: app.consumer.highwater(tp) for tp in storage.positions}
         positions = [(tp.topic, tp.partition, p.next_offset) for tp, p in storage.positions.items()]
         write_status(settings.dir, "sink", {"positions": sorted(positions),
                                             "waiting": storage.waiting,
+                                            "metrics_port": port,
                                             "at": time.time()})  # fmt: skip
 
     return app
