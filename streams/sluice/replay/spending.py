@@ -67,7 +67,8 @@ class Bands:
 class TaskSpend:
     """Agent tasks: costs per task from raw usage, tail and loops as the meter saw them.
 
-    `metered` tasks are in usage_tasks; the tail is None where none has a baseline.
+    `metered` tasks are in usage_tasks: loops are None where none is, the tail where none has a
+    baseline.
     """
 
     tasks: int
@@ -174,5 +175,6 @@ def _tasks(rows: Sequence[Row], metered: Sequence[Row]) -> TaskSpend | None:
         per_good_pusd=sum(cost for cost, _ in costs) // good if good else None,
         metered=int(kept["n_tasks"]),
         task_tail_pusd=None if kept["n_tail"] is None else int(kept["n_tail"]),
-        loop_pusd=None if kept["n_loop"] is None else int(kept["n_loop"]),
+        # A sum over no rows is 0, but says nothing about loops.
+        loop_pusd=int(kept["n_loop"]) if int(kept["n_tasks"]) else None,
     )  # fmt: skip

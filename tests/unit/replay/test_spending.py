@@ -38,7 +38,7 @@ NONE: dict[str, list[dict[str, Any]]] = {
     "costs": [], "tasks": [],
     "bands": [{"n_body": None, "n_shoulder": None, "n_tail": None, "n_unlabelled": "0",
                "n_packaged": "0", "by_tail": {}, "by_overhead": {}}],
-    "task_rows": [{"n_tasks": "0", "n_tail": None, "n_loop": None}],
+    "task_rows": [{"n_tasks": "0", "n_tail": None, "n_loop": "0"}],
 }  # fmt: skip
 
 
@@ -90,8 +90,8 @@ def test_what_is_not_known_is_none_and_never_zero() -> None:
     assert "unknown each" in text
 
 
-def test_tasks_without_a_baseline_have_no_tail() -> None:
-    """A null sum of task tails stays null and is shown as unknown."""
+def test_tasks_that_the_meter_did_not_see_have_no_tail() -> None:
+    """A null sum of task tails and a sum over no tasks are unknown, not zero."""
     tasks = spend(ANSWERS | {"task_rows": NONE["task_rows"]}).tasks
     assert tasks is not None
     assert tasks.task_tail_pusd is tasks.loop_pusd is None
