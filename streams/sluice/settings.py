@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     watchdog_s: int = Field(
         120,
         ge=10,
-        description="a meter that commits nothing for so long, though records wait, ends",
+        description="a meter ends that commits nothing for so long though records wait",
     )
 
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")

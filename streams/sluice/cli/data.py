@@ -11,6 +11,8 @@ import typer
 from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, tell
 from sluice.settings import load_settings
 
+FORMATS = "vtc, azure, mooncake, vllm-bench, servegen, tau-bench, usage-jsonl"
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
@@ -115,11 +117,15 @@ def demo(
 
 def replay(
     file: Annotated[Path, typer.Argument(help="The trace.", exists=True)],
-    format: Annotated[str, typer.Option(help="vtc, azure, mooncake, vllm-bench, usage-jsonl")],
+    format: Annotated[str, typer.Option(help=FORMATS)],
     dir: Dir = None,
     speed: Annotated[float, typer.Option(help="How much faster than the trace.", min=0.1)] = 1.0,
     gateways: Annotated[int, typer.Option(help="Gateway processes.", min=1, max=64)] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first requests.", min=1)] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Only the trace's first seconds.", min=0.001)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What servegen draws.")] = 0,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out malformed lines.")
     ] = False,
@@ -130,7 +136,9 @@ def replay(
     Example: sluice replay trace.csv --format azure --speed 10
     """
     from sluice.replay.command import replay_file
+    from sluice.replay.rows import Extent
 
+    wanted = Extent(limit, None if duration is None else round(duration * 1_000_000))
     report = replay_file(settings_of(dir), file, format, speed=speed, gateways=gateways,
-                         limit=limit, skip_bad=skip_bad, as_json=as_json)  # fmt: skip
+                         wanted=wanted, seed=seed, skip_bad=skip_bad, as_json=as_json)  # fmt: skip
     raise typer.Exit(report)

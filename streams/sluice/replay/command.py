@@ -11,6 +11,7 @@ from sluice.errors import ConfigError
 from sluice.metering.prices import PriceBook, load_book
 from sluice.replay.proof import count, prove, usd_prices
 from sluice.replay.report import Report, gather, rows_of
+from sluice.replay.rows import Extent
 from sluice.replay.run import new_run_id, replay
 from sluice.replay.screen import Live, progress_line, show
 from sluice.replay.traces import Trace, read_trace
@@ -24,10 +25,10 @@ EXIT_EQUAL, EXIT_DIFFERS = 0, 1
 
 def replay_file(
     settings: Settings, path: Path, format: str, *, speed: float, gateways: int,
-    limit: int | None = None, skip_bad: bool = False, as_json: bool = False,
+    wanted: Extent | None = None, seed: int = 0, skip_bad: bool = False, as_json: bool = False,
 ) -> int:  # fmt: skip
     """Replay a trace file and report; returns the exit code."""
-    trace = read_trace(path, format, skip_bad=skip_bad).first(limit)
+    trace = read_trace(path, format, skip_bad=skip_bad, wanted=wanted, seed=seed)
     wait_for_broker(settings, timeout_s=10)
     book = book_in_force(settings)
     if book is None:

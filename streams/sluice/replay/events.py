@@ -70,7 +70,8 @@ def usage_event(schedule: Schedule, number: int, request: TraceRequest) -> Event
         return schedule.instant(request.arrival_us + min(duration_us, request.latency_us or 0))
 
     return {
-        **_BLANK, **(_measured(request) if request.event is None else request.event),
+        **_BLANK, **_measured(request), **(request.event or {}),
+        **_relations(schedule, request),
         "event_id": event_id(schedule.run_id, number), "project_id": schedule.project_id,
         "started_at": schedule.arrival(request), "scheduled_at": after(request.queue_us),
         "first_token_at": after(request.ttft_us), "occurred_at": after(request.latency_us or 0),
@@ -85,8 +86,22 @@ def declared_max(request: TraceRequest) -> int:
 
 
 def _declared(request: TraceRequest) -> int | None:
-    said: int | None = (request.event or {}).get("max_output_tokens")
-    return declared_max(request) if said is None else said
+    event = request.event or {}
+    said: int | None = event.get("max_output_tokens")
+    if said is not None or event.get("event_type") == "tool":
+        return said
+    return declared_max(request)
+
+
+def _relations(schedule: Schedule, request: TraceRequest) -> Event:
+    """Task and parent by the names that they have in this run."""
+    relations: Event = {}
+    if request.task is not None:
+        # Of this run only: tasks of two runs on one stack must not become one.
+        relations["task_id"] = f"{schedule.run_id}/{request.task}"
+    if request.parent is not None:
+        relations["parent_event_id"] = event_id(schedule.run_id, request.parent)
+    return relations
 
 
 def question(event: Event, book: PriceBook) -> AdmissionRequest:
@@ -136,6 +151,13 @@ def facts_of(event: Event) -> dict[str, Any]:
     return {name: event[name] for name in _COUNTED} | optional
 
 
+def orphaned(event: Event) -> dict[str, Any]:
+    """What the ledger says of a tool call that never came, because its caller was refused."""
+    return {"tenant_id": event["tenant_id"], "action": "block", "reason_code": "CALLER_REFUSED",
+            "reason": "the call that would have asked for this tool was refused",
+            "decision_id": None}  # fmt: skip
+
+
 def refusal_of(event: Event, verdict: Verdict) -> dict[str, Any]:
     """What the ledger says of a refusal."""
     return {"tenant_id": event["tenant_id"], "action": verdict.action,
@@ -154,7 +176,7 @@ def _measured(request: TraceRequest) -> Event:
     }  # fmt: skip
 
 
-def _blank() -> Event:
+def blank_event() -> Event:
     """An event with the default of every field: pricing reads fields that a trace lacks."""
     least = {
         "event_id": "", "source": "", "source_epoch": "", "event_type": "inference",
@@ -165,4 +187,4 @@ def _blank() -> Event:
     return {name: value for name, value in whole.items() if name not in _MINTED}
 
 
-_BLANK = _blank()
+_BLANK = blank_event()

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sluice.metering.validate import check_usage
-from sluice.replay.rows import Reading, TraceRequest, converted, lines_of, objects_of
+from sluice.replay.rows import (
+    NO_MODEL,
+    NO_TENANTS,
+    STAND_IN_MODEL,
+    STAND_IN_PROVIDER,
+    Reading,
+    TraceRequest,
+    converted,
+    lines_of,
+    name_of,
+    objects_of,
+    synthetic_tenant,
+    tokens_of,
+    us_of,
+)
+from sluice.replay.servegen import read_servegen
+from sluice.replay.taubench import read_taubench
 from sluice.wire.codec import decode, encode
 
 ARENA_MODEL, ARENA_PROVIDER = "replicate/meta/llama-2-7b-chat", "replicate"
-STAND_IN_MODEL, STAND_IN_PROVIDER = "gpt-4o", "openai"
-SYNTHETIC_TENANTS = 12
 BLOCK_TOKENS = 512
-MAX_TOKENS = 10**9
-MAX_TIME_US = 10**16
 
 _ARENA_ADAPTER = "dummy-lora-7b-rank-8-"
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _VLLM_STAMPS = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
 _REPLAYED_TYPES = frozenset({"inference", "embedding", "tool"})
 _IDENTITY = {"event_id": "-", "source": "-", "source_epoch": "-", "source_seq": None}
-_NO_TENANTS = f"the trace names no tenants: requests go to {SYNTHETIC_TENANTS} made-up ones"
-_NO_MODEL = f"the trace names no model: priced as {STAND_IN_MODEL}"
+_MAX_TASK_BYTES = 240  # of the 256 of a task_id: the run's id stands before it
 
 Reader = Callable[[Path, Reading], Iterator[TraceRequest]]
 
@@ -62,12 +74,12 @@ def _vtc_request(row: dict[str, Any]) -> TraceRequest:
     if row["request_latency"] < row["first_token_latency"]:
         raise ValueError("request_latency is below first_token_latency")
     return TraceRequest(
-        arrival_us=_us(row["req_time"], 1_000_000),
-        tenant_id=_text(row["adapter_dir"]).replace(_ARENA_ADAPTER, "tenant-"),
+        arrival_us=us_of(row["req_time"], 1_000_000),
+        tenant_id=name_of(row["adapter_dir"]).replace(_ARENA_ADAPTER, "tenant-"),
         model=ARENA_MODEL, provider_name=ARENA_PROVIDER,
-        input_tokens=_tokens(row["prompt_len"]), output_tokens=_tokens(row["output_len"]),
-        ttft_us=None if refused else _us(row["first_token_latency"], 1_000_000),
-        latency_us=None if refused else _us(row["request_latency"], 1_000_000),
+        input_tokens=tokens_of(row["prompt_len"]), output_tokens=tokens_of(row["output_len"]),
+        ttft_us=None if refused else us_of(row["first_token_latency"], 1_000_000),
+        latency_us=None if refused else us_of(row["request_latency"], 1_000_000),
         refused_in_trace=refused,
     )  # fmt: skip
 
@@ -78,7 +90,7 @@ def read_azure(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     It has neither tenants nor models nor durations: the n-th row goes to a tenant that n alone
     decides, a few tenants get most rows, and a request ends when it arrives.
     """
-    reading.notes += [_NO_TENANTS, _NO_MODEL]
+    reading.notes += [NO_TENANTS, NO_MODEL]
     lines = lines_of(path)
     number, header = next(lines, (1, ""))
     if tuple(header.strip().split(",")) != _AZURE_COLUMNS:
@@ -97,9 +109,9 @@ def _azure_request(row: tuple[int, str]) -> TraceRequest:
     stamp, context, generated = fields
     instant = datetime.fromisoformat(stamp[:26]).replace(tzinfo=UTC)  # 100 ns digits are cut
     return TraceRequest(
-        arrival_us=_us(instant.timestamp(), 1_000_000), tenant_id=synthetic_tenant(index),
+        arrival_us=us_of(instant.timestamp(), 1_000_000), tenant_id=synthetic_tenant(index),
         model=STAND_IN_MODEL, provider_name=STAND_IN_PROVIDER,
-        input_tokens=_tokens(int(context)), output_tokens=_tokens(int(generated)),
+        input_tokens=tokens_of(int(context)), output_tokens=tokens_of(int(generated)),
         timing_quality="estimated",
     )  # fmt: skip
 
@@ -111,19 +123,19 @@ def read_mooncake(path: Path, reading: Reading) -> Iterator[TraceRequest]:
     512 tokens each, at most the whole prompt: an endless cache, shared by all tenants. Tenants and
     ends as in `read_azure`.
     """
-    reading.notes += [_NO_TENANTS, _NO_MODEL,
+    reading.notes += [NO_TENANTS, NO_MODEL,
                       "leading prefix blocks seen before count as read from cache"]  # fmt: skip
     seen: set[int] = set()
     numbers = count()
 
     def convert(row: dict[str, Any]) -> TraceRequest:
-        blocks, tokens = row["hash_ids"], _tokens(row["input_length"])
+        blocks, tokens = row["hash_ids"], tokens_of(row["input_length"])
         if not isinstance(blocks, list) or not all(isinstance(block, int) for block in blocks):
             raise TypeError("hash_ids must be a list of whole numbers")
         request = TraceRequest(
-            arrival_us=_us(row["timestamp"], 1000), tenant_id=synthetic_tenant(next(numbers)),
+            arrival_us=us_of(row["timestamp"], 1000), tenant_id=synthetic_tenant(next(numbers)),
             model=STAND_IN_MODEL, provider_name=STAND_IN_PROVIDER,
-            input_tokens=tokens, output_tokens=_tokens(row["output_length"]),
+            input_tokens=tokens, output_tokens=tokens_of(row["output_length"]),
             cache_read_input_tokens=min(_leading(blocks, seen) * BLOCK_TOKENS, tokens),
             timing_quality="estimated",
         )  # fmt: skip
@@ -149,23 +161,26 @@ def _vllm_request(row: dict[str, Any]) -> TraceRequest:
     stamps = [row[name] for name in _VLLM_STAMPS]
     if stamps != sorted(stamps):
         raise ValueError(f"{', '.join(_VLLM_STAMPS)} are not in order")
-    queue_us, ttft_us, latency_us = (_us(stamp - stamps[0], 1_000_000) for stamp in stamps[1:])
+    queue_us, ttft_us, latency_us = (us_of(stamp - stamps[0], 1_000_000) for stamp in stamps[1:])
     return TraceRequest(
-        arrival_us=_us(row["arrival_time"], 1_000_000), tenant_id="tenant-00",
+        arrival_us=us_of(row["arrival_time"], 1_000_000), tenant_id="tenant-00",
         model=ARENA_MODEL, provider_name="vllm",
-        input_tokens=_tokens(row["input_toks"]), output_tokens=_tokens(row["output_toks"]),
+        input_tokens=tokens_of(row["input_toks"]), output_tokens=tokens_of(row["output_toks"]),
         queue_us=queue_us, ttft_us=ttft_us, latency_us=latency_us,
         timing_quality="engine", usage_source="engine",
     )  # fmt: skip
 
 
 def read_usage_jsonl(path: Path, reading: Reading) -> Iterator[TraceRequest]:
-    """UsageEvents as JSON lines, kept whole but for identity, project and instants.
+    """UsageEvents as JSON lines, kept whole but for identity, project, task and instants.
 
-    Instants move to now and shrink with the replay's speed. Only inference, embedding and tool
-    events are replayed: the others say something about events of the original run.
+    Instants move to now and shrink with the replay's speed; a task gets the run's id before its
+    own, and an event follows its parent to the new id. Only inference, embedding and tool events
+    are replayed: the others say something about events of the original run.
     """
     left_out = 0
+    numbers: dict[str, int] = {}
+    parents: list[str | None] = []
 
     def rows() -> Iterator[tuple[str, Any]]:
         nonlocal left_out
@@ -175,7 +190,16 @@ def read_usage_jsonl(path: Path, reading: Reading) -> Iterator[TraceRequest]:
             else:
                 left_out += 1
 
-    yield from converted(rows(), reading, _usage_request)
+    def convert(row: dict[str, Any]) -> TraceRequest:
+        request = _usage_request(row)
+        if row.get("event_id"):
+            numbers[row["event_id"]] = len(parents)
+        parents.append(row.get("parent_event_id"))
+        return request
+
+    # All are read before the first is given away: a parent may end, and stand, after its child.
+    for request, parent in zip(list(converted(rows(), reading, convert)), parents, strict=True):
+        yield replace(request, parent=None if parent is None else numbers.get(parent))
     reading.notes.append("project_id is the replay's own, not the trace's")
     if left_out:
         reading.notes.append(f"{left_out:,} events that are no inference, embedding or tool call "
@@ -187,6 +211,8 @@ def _usage_request(row: dict[str, Any]) -> TraceRequest:
     check_usage(event, event["tenant_id"].encode(), event["occurred_at"])
     started = event["started_at"]
     scheduled, first = event["scheduled_at"], event["first_token_at"]
+    if len((event["task_id"] or "").encode()) > _MAX_TASK_BYTES:
+        raise ValueError(f"task_id has more than {_MAX_TASK_BYTES} bytes")
     return TraceRequest(
         arrival_us=started, tenant_id=event["tenant_id"], model=event["request_model"],
         provider_name=event["provider_name"], input_tokens=event["input_tokens"],
@@ -194,15 +220,9 @@ def _usage_request(row: dict[str, Any]) -> TraceRequest:
         cache_read_input_tokens=event["cache_read_input_tokens"],
         queue_us=None if scheduled is None else scheduled - started,
         ttft_us=None if first is None else first - started,
-        latency_us=event["occurred_at"] - started,
+        latency_us=event["occurred_at"] - started, task=event["task_id"],
         event={name: value for name, value in event.items() if name not in _IDENTITY},
     )  # fmt: skip
-
-
-def synthetic_tenant(index: int) -> str:
-    """Tenant of the n-th request of a trace without tenants: few large ones, many small ones."""
-    spread = (index * 2_654_435_761) % 2**32  # a multiplicative hash, even over 32 bits
-    return f"tenant-{spread * spread * SYNTHETIC_TENANTS // 2**64:02d}"
 
 
 def _leading(blocks: list[int], seen: set[int]) -> int:
@@ -213,32 +233,12 @@ def _by_line(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, Any]
     return ((f"line {number}", row) for number, row in objects_of(path, reading))
 
 
-def _us(value: Any, scale: int) -> int:
-    """Microseconds of a time in units of `scale` µs."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no time")
-    time_us = round(value * scale)
-    if not 0 <= time_us <= MAX_TIME_US:
-        raise ValueError(f"{value!r} is no time of a trace")
-    return time_us
-
-
-def _tokens(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TOKENS:
-        raise ValueError(f"{value!r} is no token count")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is no name")
-    return value
-
-
 READERS: dict[str, Reader] = {
     "vtc": read_vtc,
     "azure": read_azure,
     "mooncake": read_mooncake,
     "vllm-bench": read_vllm_bench,
+    "servegen": read_servegen,
+    "tau-bench": read_taubench,
     "usage-jsonl": read_usage_jsonl,
 }

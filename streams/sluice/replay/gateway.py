@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from sluice.replay.events import (
     estimate_pusd,
     facts_of,
     held_to,
+    orphaned,
     question,
     refusal_of,
     usage_event,
@@ -47,11 +48,10 @@ _BEGIN_POLL_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one gateway slot plays: every `gateways`-th request of the run from `number` on."""
+    """What one gateway slot plays, at which speed."""
 
     run_id: str
     number: int
-    gateways: int
     speed: float
     folder: Path
     stack: Path
@@ -80,9 +80,18 @@ class Share:
 
     def requests(self) -> dict[int, TraceRequest]:
         """The requests of this slot by their number in the run."""
-        lines = (self.folder / "requests.jsonl").read_text().splitlines()
-        return {n: TraceRequest(**json.loads(lines[n]))
-                for n in range(self.number, len(lines), self.gateways)}  # fmt: skip
+        with self.file("requests-{}.jsonl").open() as lines:
+            return {number: TraceRequest(**fields) for number, fields in map(json.loads, lines)}
+
+
+def slots(requests: Iterable[TraceRequest], gateways: int) -> Iterator[int]:
+    """The slot of each request: in turn, but those of a task stay together and thus in order."""
+    of_tasks: dict[tuple[str, str], int] = {}
+    for number, request in enumerate(requests):
+        own = number % gateways
+        if request.task is not None:
+            own = of_tasks.setdefault((request.tenant_id, request.task), own)
+        yield own
 
 
 class Admits(Protocol):
@@ -100,7 +109,11 @@ class Emits(Protocol):
 
 
 class Gateway:
-    """Asks admission when a request arrives, emits its usage when it ends."""
+    """Asks admission when a request arrives, emits its usage when it ends.
+
+    Tool calls are asked for by the model call that causes them: they need no admission, and do not
+    happen where that call was refused.
+    """
 
     def __init__(self, schedule: Schedule, ledger: Ledger, emitter: Emits, point: Admits,
                  book: PriceBook, wait: Callable[[int], None]) -> None:  # fmt: skip
@@ -131,16 +144,29 @@ class Gateway:
             arrival = self._schedule.arrival(requests[number])
             self._finish_until(arrival)
             self._wait(arrival)
-            self._arrive(number, usage_event(self._schedule, number, requests[number]))
+            event = usage_event(self._schedule, number, requests[number])
+            if event["event_type"] == "tool":
+                self._call_tool(number, requests[number].parent, event)
+            else:
+                self._arrive(number, event)
         self._finish_until(None)
 
     def _arrive(self, number: int, event: Event) -> None:
         verdict = self._point.admit(question(event, self._book))
         if verdict.allowed:
             admitted = held_to(event, verdict, estimate_pusd(event, self._book))
-            heapq.heappush(self._running, (event["occurred_at"], number, admitted))
+            self._begin(number, admitted)
         else:
             self._ledger.refuse(number, refusal_of(event, verdict))
+
+    def _call_tool(self, number: int, parent: int | None, event: Event) -> None:
+        if parent is not None and self._ledger.was_refused(parent):
+            self._ledger.refuse(number, orphaned(event))
+        else:
+            self._begin(number, event)
+
+    def _begin(self, number: int, event: Event) -> None:
+        heapq.heappush(self._running, (event["occurred_at"], number, event))
 
     def _finish_until(self, instant: int | None) -> None:
         while self._running and (instant is None or self._running[0][0] <= instant):

@@ -61,6 +61,10 @@ class Ledger:
         """Those of `numbers` that the ledger does not name yet."""
         return [n for n in numbers if n not in self._intents and n not in self._refused]
 
+    def was_refused(self, number: int) -> bool:
+        """Whether admission refused request `number`."""
+        return number in self._refused
+
     def __enter__(self) -> Self:
         return self
 

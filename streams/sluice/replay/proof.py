@@ -2,8 +2,8 @@
 
 Nothing of `sluice.metering` is used: counts come from the gateways' ledgers, prices from the price
 book's JSON as decimal US dollars, arithmetic from `decimal`. What this does not price by itself
-(service tiers, modalities, cache lifetimes, long contexts, entries that hold for a time) it names
-instead of guessing.
+(service tiers, cached or unknown modalities, cache lifetimes, long contexts, entries that hold for
+a time) it names instead of guessing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ from sluice.replay.ledger import read_lines
 MEASURES = ("events", "input_tokens", "output_tokens", "cost_pusd")
 _PUSD_PER_USD = Decimal(10) ** 12
 _EXACT = Context(prec=60)
-_BEYOND = ("service_tier", "cache_write_by_ttl", "tokens_by_modality")
+_BEYOND = ("service_tier", "cache_write_by_ttl")
+# Key of tokens_by_modality -> the rate of these tokens, and the class that they are taken from.
+_MODALITIES = {f"{way}.{name}": (f"{way}_{name}", way)
+               for way in ("input", "output") for name in ("image", "audio", "video")}  # fmt: skip
 _RUN = frozenset({"inference", "embedding"})
 _NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
+
+_OUTPUTS = frozenset({"output", "reasoning", "output_image", "output_audio", "output_video"})
 
 UsdRates = Mapping[str, Decimal]
 
@@ -114,27 +119,43 @@ def price_pusd(facts: Mapping[str, Any], book: UsdBook) -> int | None:
     if any(facts.get(name) for name in _BEYOND):
         return None
     usd = book.find(facts.get("response_model") or facts["request_model"], facts["provider_name"])
-    if usd is None or "input" not in usd or "output" not in usd:
+    tokens = _tokens(facts)
+    if usd is None or "input" not in usd or "output" not in usd or tokens is None:
         return None
     with localcontext(_EXACT):
-        pico = _usd(facts, usd) * _PUSD_PER_USD
+        pico = _usd(facts, tokens, usd) * _PUSD_PER_USD
         if pico != pico.to_integral_value():
             raise ValueError(f"{pico} is no whole number of pico-USD")
         return int(pico)
 
 
-def _usd(facts: Mapping[str, Any], usd: UsdRates) -> Decimal:
+def _tokens(facts: Mapping[str, Any]) -> dict[str, int] | None:
+    """Disjoint token counts by the name of their rate; None for modalities it cannot place."""
     read, written = facts["cache_read_input_tokens"], facts["cache_write_input_tokens"]
     reasoning = facts["reasoning_output_tokens"]
+    tokens = {
+        "input": facts["input_tokens"] - read - written,
+        "cache_read": read,
+        "cache_write": written,
+        "output": facts["output_tokens"] - reasoning,
+        "reasoning": reasoning,
+    }
+    for item in facts.get("tokens_by_modality") or ():
+        rate, side = _MODALITIES.get(item["key"], ("", ""))
+        if not rate or rate in tokens:
+            return None
+        tokens[side] -= item["value"]
+        tokens[rate] = item["value"]
+    return None if min(tokens.values()) < 0 else tokens
+
+
+def _usd(facts: Mapping[str, Any], tokens: Mapping[str, int], usd: UsdRates) -> Decimal:
+    """Dollars of disjoint token counts; what has no rate of its own costs as its side does."""
     called = facts["event_type"] in _RUN and facts["outcome"] not in _NEVER_RAN
-    amount: Decimal = (
-        (facts["input_tokens"] - read - written) * usd["input"]
-        + read * usd.get("cache_read", usd["input"])
-        + written * usd.get("cache_write", usd["input"])
-        + (facts["output_tokens"] - reasoning) * usd["output"]
-        + reasoning * usd.get("reasoning", usd["output"])
-        + (usd.get("request", Decimal(0)) if called else 0)
-    )
+    amount = usd.get("request", Decimal(0)) if called else Decimal(0)
+    for name, count in tokens.items():
+        side = "output" if name in _OUTPUTS else "input"
+        amount += count * usd.get(name, usd[side])
     return amount
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sluice.replay.ledger import read_lines
 from sluice.replay.proof import Proof, Row, Rows
 from sluice.replay.run import Replay
+from sluice.replay.spending import Spend, spend_of
 from sluice.settings import Settings
 from sluice.warehouse.client import query_text
 
@@ -54,7 +55,8 @@ class AppliedLag:
 class Report:
     """Everything that a replay's result shows.
 
-    `counted_pusd` and `stored_pusd` leave out `uncounted` tenants, whose cost was not recounted.
+    `counted_pusd` and `stored_pusd` leave out `uncounted` tenants, whose cost was not recounted;
+    `difference_pusd` is how far they are apart.
     """
 
     run_id: str
@@ -70,6 +72,8 @@ class Report:
     events: int
     counted_pusd: int
     stored_pusd: dict[str, int]
+    difference_pusd: int
+    spend: Spend
     uncounted: list[str]
     equal: bool
     differences: list[str]
@@ -94,15 +98,18 @@ def gather(replay: Replay, proof: Proof, rows: Rows, notes: list[str]) -> Report
     first = first_decisions(rows, replay.begin)
     tenants = [_tenant(tenant, proof, refused[tenant], first.get(tenant), replay.begin)
                for tenant in {*counted.by_tenant, *refused}]  # fmt: skip
+    counted_pusd = sum(counted.of(tenant, "cost_pusd") for tenant in counted.by_tenant
+                       if tenant not in counted.uncounted)  # fmt: skip
+    stored_pusd = _recounted_pusd(proof)
     return Report(
         run_id=replay.run_id, project_id=replay.project_id, requests=end.requests,
         admitted=end.emitted, refused=end.refused, seconds=round(end.seconds, 1),
         restarts=end.restarts, notes=notes,
         tenants=sorted(tenants, key=lambda t: (-t.cost_pusd, t.tenant_id)),
         applied_lag=applied_lag(rows, replay.run_id), events=counted.total("events"),
-        counted_pusd=sum(counted.of(tenant, "cost_pusd") for tenant in counted.by_tenant
-                         if tenant not in counted.uncounted),
-        stored_pusd=_recounted_pusd(proof),
+        counted_pusd=counted_pusd, stored_pusd=stored_pusd,
+        difference_pusd=sum(abs(pusd - counted_pusd) for pusd in stored_pusd.values()),
+        spend=spend_of(rows, replay.project_id),
         uncounted=sorted(counted.uncounted), equal=proof.equal, differences=proof.differences,
         ledgers=str(replay.folder),
     )  # fmt: skip

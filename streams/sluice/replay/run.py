@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from sluice.errors import SluiceError
 from sluice.metering.prices import PriceBook, default_book
 from sluice.replay.events import project_of
-from sluice.replay.gateway import Share
+from sluice.replay.gateway import Share, slots
 from sluice.replay.ledger import LedgerTail
 from sluice.replay.traces import Trace
 from sluice.settings import Settings
@@ -71,8 +72,8 @@ class Gateways:
                  book: PriceBook | None = None) -> None:  # fmt: skip
         """Start `count` gateways; `book` (default: the packaged one) estimates costs."""
         folder, stack = (settings.dir / "replays" / run_id).resolve(), settings.dir.resolve()
-        _prepare(folder, trace, book or default_book())
-        shares = [Share(run_id, n, count, speed, folder, stack) for n in range(count)]
+        shares = [Share(run_id, n, speed, folder, stack) for n in range(count)]
+        prepare(shares, trace, book or default_book())
         self.folder = folder
         self.restarts = 0
         self.begin: int | None = None
@@ -167,16 +168,20 @@ def replay(
     return Replay(run_id, running.folder, running.begin or 0, end)
 
 
+def prepare(shares: list[Share], trace: Trace, book: PriceBook) -> None:
+    """Write the folder that all slots of a run read: the book and each slot's requests."""
+    folder = shares[0].folder
+    folder.mkdir(parents=True)
+    (folder / "book.json").write_text(book.to_json())
+    with ExitStack() as stack:
+        files = [stack.enter_context(share.file("requests-{}.jsonl").open("w")) for share in shares]
+        for number, slot in enumerate(slots(trace.requests, len(shares))):
+            files[slot].write(f"[{number}, {trace.requests[number].to_json()}]\n")
+
+
 def new_run_id() -> str:
     """A short id that no other run on this stack has."""
     return f"{time.time_ns() // 1_000_000:x}"
-
-
-def _prepare(folder: Path, trace: Trace, book: PriceBook) -> None:
-    folder.mkdir(parents=True)
-    (folder / "book.json").write_text(book.to_json())
-    with (folder / "requests.jsonl").open("w") as file:
-        file.writelines(request.to_json() + "\n" for request in trace.requests)
 
 
 def _start(share: Share) -> subprocess.Popen[bytes]:

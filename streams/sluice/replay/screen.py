@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from sluice.money import format_usd
 from sluice.replay.report import AppliedLag, Report, TenantResult
 from sluice.replay.run import Progress
+from sluice.replay.spending import Bands, Spend, TaskSpend, ppm, top
 
 MAX_SHOWN_DIFFERENCES = 20
 _LINE_EVERY_S = 5.0
@@ -72,6 +73,7 @@ def show(report: Report, console: Console) -> None:
         say(console, "No decision reached a gateway during this replay.")
     else:
         console.print(_lag_table(lag))
+    console.print(spend_table(report.spend, report.difference_pusd))
     for note in report.notes:
         say(console, f"Note: {note}.")
     _show_proof(report, console)
@@ -117,6 +119,65 @@ def _lag_table(lag: AppliedLag) -> Table:
         table.add_column(name, justify="right")
     table.add_row(*cells.values())
     return table
+
+
+def spend_table(spend: Spend, difference_pusd: int) -> Table:
+    """Spend with its tail, causes, tasks and good outcomes, and how far the totals are apart."""
+    table = _table("Where the money went (USD)")
+    table.add_column("measure", no_wrap=True)
+    table.add_column("value")
+    cells = {
+        "spend": f"{_usd(spend.cost_pusd)} for {spend.events:,} events, "
+                 f"{spend.unpriced:,} of them without a price",
+        "above p95 of calls": f"{_share(spend.above_p95_ppm)} of spend = "
+                              f"{_usd(spend.above_p95_pusd)} above {_usd(spend.p95_pusd)} a call",
+        **_band_cells(spend.bands, spend.cost_pusd),
+        "good outcomes": f"{spend.good:,} events, {_usd(spend.per_good_pusd)} each",
+        **_task_cells(spend.tasks),
+        "difference of totals": format_usd(difference_pusd, 12),
+    }  # fmt: skip
+    for row in cells.items():
+        table.add_row(*row)
+    return table
+
+
+def _band_cells(bands: Bands | None, cost_pusd: int) -> dict[str, str]:
+    if bands is None:
+        return {"tail": "not labelled"}
+
+    def causes(by_cause: Mapping[str, int]) -> str:
+        return ", ".join(f"{cause} {_share(ppm(amount, cost_pusd))}"
+                         for cause, amount in top(by_cause)) or "none"  # fmt: skip
+
+    overhead = {cause: amount for cause, amount in bands.overhead_by_cause.items()
+                if cause != "first_pass"}  # fmt: skip
+    return {
+        "tail": f"{_share(bands.tail_ppm)} of spend = {_usd(bands.tail_pusd)} above baselines, "
+                f"{bands.packaged:,} events by the packaged one, {bands.unlabelled:,} by none",
+        "tail by cause": causes(bands.tail_by_cause),
+        "overhead by cause": causes(overhead),
+    }  # fmt: skip
+
+
+def _task_cells(tasks: TaskSpend | None) -> dict[str, str]:
+    if tasks is None:
+        return {}
+    return {
+        "tasks": f"{tasks.tasks:,}, {tasks.good:,} good; {tasks.calls:,} calls of models, "
+                 f"{tasks.tool_calls:,} of tools",
+        "cost per task": f"p50 {_usd(tasks.p50_pusd)}, p95 {_usd(tasks.p95_pusd)}, "
+                         f"max {_usd(tasks.max_pusd)}; {_usd(tasks.per_good_pusd)} per good task",
+        "task tail": f"{_usd(tasks.task_tail_pusd)}, in loops {_usd(tasks.loop_pusd)}; "
+                     f"{tasks.metered:,} tasks metered",
+    }  # fmt: skip
+
+
+def _usd(amount_pusd: int | None) -> str:
+    return "unknown" if amount_pusd is None else format_usd(amount_pusd)
+
+
+def _share(share_ppm: int | None) -> str:
+    return "unknown" if share_ppm is None else f"{share_ppm / 10_000:.1f} %"
 
 
 def _table(title: str) -> Table:

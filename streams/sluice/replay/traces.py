@@ -6,13 +6,14 @@ without any) it says in the notes, which the replay prints.
 
 from __future__ import annotations
 
+import tarfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sluice.errors import ConfigError
 from sluice.replay.formats import READERS
-from sluice.replay.rows import Reading, TraceRequest
+from sluice.replay.rows import Extent, Reading, TraceRequest
 
 MAX_SHOWN_FAULTS = 20
 
@@ -24,10 +25,6 @@ class Trace:
     requests: list[TraceRequest]
     notes: list[str]
     faults: list[str]
-
-    def first(self, limit: int | None) -> Trace:
-        """The trace cut to its first requests; None keeps all."""
-        return replace(self, requests=self.requests[:limit])
 
 
 class TraceError(ConfigError):
@@ -43,31 +40,48 @@ class TraceError(ConfigError):
         )
 
 
-def read_trace(path: Path, format: str, *, skip_bad: bool = False) -> Trace:
-    """Read a trace in one of the formats of READERS, gzip-compressed or not.
+def read_trace(path: Path, format: str, *, skip_bad: bool = False, wanted: Extent | None = None,
+               seed: int = 0) -> Trace:  # fmt: skip
+    """Read as much of a trace as is wanted, in one of the formats of READERS, gzip or not.
+
+    `seed` decides what is drawn from traces that consist of distributions.
 
     Raises TraceError naming malformed lines, unless `skip_bad` leaves them out; ConfigError where
     the file cannot be read at all.
     """
     if format not in READERS:
         raise ConfigError(f"unknown trace format {format!r}; one of {', '.join(READERS)}")
-    reading = Reading()
+    wanted = wanted or Extent()
+    reading = Reading(wanted=wanted, seed=seed)
     try:
         requests = list(READERS[format](path, reading))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if reading.faults and not skip_bad:
         raise TraceError(path, reading.faults)
     if not requests:
         raise ConfigError(f"{path} holds no request in format {format}; check --format")
-    return Trace(_rebased(requests), _notes(requests, reading), reading.faults)
+    chosen = _cut(_rebased(requests), wanted)
+    return Trace(chosen, _notes(chosen, reading), reading.faults)
 
 
 def _rebased(requests: list[TraceRequest]) -> list[TraceRequest]:
-    """Ordered by arrival, the first at 0."""
-    first = min(request.arrival_us for request in requests)
-    moved = [replace(request, arrival_us=request.arrival_us - first) for request in requests]
-    return sorted(moved, key=lambda request: request.arrival_us)
+    """Ordered and numbered by arrival, the first at 0."""
+    order = sorted(range(len(requests)), key=lambda number: requests[number].arrival_us)
+    places = {number: place for place, number in enumerate(order)}
+    first = requests[order[0]].arrival_us
+    return [
+        replace(request, arrival_us=request.arrival_us - first,
+                parent=None if request.parent is None else places[request.parent])
+        for request in map(requests.__getitem__, order)
+    ]  # fmt: skip
+
+
+def _cut(requests: list[TraceRequest], wanted: Extent) -> list[TraceRequest]:
+    first = requests[: wanted.requests]
+    if wanted.span_us is None:
+        return first
+    return [request for request in first if request.arrival_us < wanted.span_us]
 
 
 def _notes(requests: list[TraceRequest], reading: Reading) -> list[str]:

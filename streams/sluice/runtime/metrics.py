@@ -36,7 +36,8 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...], str]] = MappingProxyType({
     "sluice_dead_letters_total": (
         "counter", ("partition", "reason"), "records refused (never a silent drop)"),
     "sluice_lag_records": ("gauge", ("topic", "partition"), "records not yet committed"),
-    "sluice_lag_seconds": ("gauge", ("topic", "partition"), "age of what was applied, while behind"),
+    "sluice_lag_seconds": (
+        "gauge", ("topic", "partition"), "age of the newest applied, while behind"),
     "sluice_watermark_seconds": (
         "gauge", ("partition",), "event time up to which rows are complete, Unix seconds"),
     "sluice_open_rows": ("gauge", ("partition", "kind"), "rows in memory that can still change"),

@@ -51,6 +51,9 @@ def test_the_packaged_trace_equals_the_original(shared_traces: Path) -> None:
         ("azure", "azure-llm-2023/AzureLLMInferenceTrace_code.csv", 8819),
         ("mooncake", "mooncake-fast25/synthetic_trace.jsonl", 3993),
         ("vllm-bench", "vllm-bench-llmservingsim/RTX4090_Llama-3.1-8B", 300),
+        ("vllm-bench", "vllm-bench-llmservingsim/RTXPRO6000_Llama-3.1-8B", 300),
+        ("vllm-bench", "vllm-bench-llmservingsim/RTXPRO6000_Qwen3-32B", 300),
+        ("tau-bench", "tau-bench-airline/gpt-4o-airline.json", 2454 + 1164),
     ],
 )
 def test_original_traces_are_read_whole(

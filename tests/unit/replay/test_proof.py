@@ -84,7 +84,11 @@ def test_dollar_prices_match_the_original_list(shared_traces: Path) -> None:
         ({"event_type": "tool", "input_tokens": 0, "output_tokens": 0}, 0),
         ({"request_model": "nobody's"}, None),
         ({"service_tier": "batch"}, None),
-        ({"tokens_by_modality": [{"key": "input.audio", "value": 1}]}, None),
+        ({"tokens_by_modality": [{"key": "input.image", "value": 900}]},
+         1000 * 2_500_000 + 100 * 10_000_000),
+        ({"tokens_by_modality": [{"key": "input.image", "value": 1001}]}, None),
+        ({"tokens_by_modality": [{"key": "cache_read.audio", "value": 1}]}, None),
+        ({"tokens_by_modality": [{"key": "input.image", "value": 1}] * 2}, None),
         ({"cache_write_by_ttl": [{"key": "3600", "value": 1}]}, None),
     ],
 )  # fmt: skip
@@ -97,9 +101,14 @@ def test_an_event_costs_what_the_list_says_or_is_left_to_the_meter(
 
 def test_the_recount_and_the_meter_agree() -> None:
     """Two implementations that share nothing give the same pico-USD for every kind of trace."""
-    for model, provider in ((ARENA_MODEL, ARENA_PROVIDER), (ARENA_MODEL, "vllm"),
-                            ("gpt-4o", "openai")):  # fmt: skip
-        request = TraceRequest(0, "acme", model, provider, 12_345, 678, 9_012)
+    media = [{"key": f"input.{name}", "value": 77} for name in ("image", "audio", "video")]
+    for model, provider, further in (
+        (ARENA_MODEL, ARENA_PROVIDER, None), (ARENA_MODEL, "vllm", None),
+        ("gpt-4o", "openai", {"tokens_by_modality": media}),
+        ("gemini-2.5-flash", "gcp.vertex_ai", {"tokens_by_modality": media}),
+        ("deepseek-reasoner", "deepseek", {"reasoning_output_tokens": 600}),
+    ):  # fmt: skip
+        request = TraceRequest(0, "acme", model, provider, 12_345, 678, 9_012, event=further)
         event = usage_event(Schedule("r1", 1, 1.0), 0, request)
         rated = cost(default_book(), event)
         assert rated is not None

@@ -75,11 +75,22 @@ def test_events_of_a_run_are_told_apart_by_number_and_run() -> None:
 
 
 def test_a_replayed_usage_event_keeps_its_facts() -> None:
-    """Only identity, project and instants of a recorded event change."""
+    """Only identity, project, task and instants of a recorded event change."""
     recorded = usage(1, task_id="t1", queue_us=4, max_output_tokens=77, project_id="chat")
-    event = usage_event(SCHEDULE, 3, replace(REQUEST, event=recorded, output_tokens=100))
-    assert (event["task_id"], event["queue_us"], event["max_output_tokens"]) == ("t1", 4, 77)
+    request = replace(REQUEST, event=recorded, output_tokens=100, task="t1")
+    event = usage_event(SCHEDULE, 3, request)
+    assert (event["task_id"], event["queue_us"], event["max_output_tokens"]) == ("r1/t1", 4, 77)
     assert (event["project_id"], event["started_at"]) == ("replay-r1", NOW + 2_000_000)
+
+
+def test_tasks_and_parents_are_those_of_the_run() -> None:
+    """Two runs of a trace share no task, and a parent's id is the id that the parent gets."""
+    child = replace(REQUEST, task="t1", parent=2, event={"event_type": "tool"})
+    first, second = (usage_event(Schedule(run, NOW, 1.0), 3, child) for run in "ab")
+    assert (first["task_id"], second["task_id"]) == ("a/t1", "b/t1")
+    parent = usage_event(Schedule("a", NOW, 1.0), 2, replace(REQUEST, task="t1"))
+    assert first["parent_event_id"] == parent["event_id"] != second["parent_event_id"]
+    assert first["max_output_tokens"] is None
 
 
 @pytest.mark.parametrize(("output", "declared"), [(0, 1024), (1024, 1024), (1025, 2048)])

@@ -14,10 +14,14 @@ from tests.unit.replay.test_replay_events import REQUEST, SCHEDULE
 
 from sluice.admission.verdict import AdmissionRequest, Verdict, unrestricted
 from sluice.metering.prices import default_book
+from sluice.replay.airline import packaged_tasks
+from sluice.replay.events import Schedule
 from sluice.replay.gateway import Gateway, Share
 from sluice.replay.ledger import Ledger, LedgerTail, event_id, read_lines
 from sluice.replay.recovery import ids_in
 from sluice.replay.rows import TraceRequest
+from sluice.replay.run import prepare
+from sluice.replay.traces import Trace
 from sluice.wire.codec import encode
 
 REFUSED = Verdict(False, "block", "BUDGET_EXHAUSTED", "acme has spent all", "d1")
@@ -198,14 +202,46 @@ def test_a_tail_counts_every_line_once(tmp_path: Path) -> None:
 
 
 def test_shares_split_a_run_without_overlap(tmp_path: Path) -> None:
-    """Every request belongs to one slot, and a tenant's requests go to several."""
-    lines = [replace(REQUEST, arrival_us=n).to_json() + "\n" for n in range(10)]
-    (tmp_path / "requests.jsonl").write_text("".join(lines))
-    shares = [Share("r1", n, 3, 1.0, tmp_path, tmp_path) for n in range(3)]
+    """Every request belongs to one slot, a tenant's requests go to several, a task's to one."""
+    tasks = [None, "t", None, None, "t", "u", "t", None, None, "u"]
+    played = [replace(REQUEST, arrival_us=n, task=task) for n, task in enumerate(tasks)]
+    shares = [Share("r1", n, 1.0, tmp_path / "run", tmp_path) for n in range(3)]
+    prepare(shares, Trace(played, [], []), default_book())
     owned = [share.requests() for share in shares]
-    assert sorted(number for share in owned for number in share) == list(range(10))
-    assert all(share[n].arrival_us == n for share in owned for n in share)
+    assert [sorted(share) for share in owned] == [[0, 3], [1, 4, 6, 7], [2, 5, 8, 9]]
+    assert all(share[n] == played[n] for share in owned for n in share)
     assert Share.read(shares[1].write()) == shares[1]
+
+
+def test_a_tool_call_asks_nothing_and_follows_its_caller(tmp_path: Path) -> None:
+    """Tool calls of an admitted call run without a question, those of a refused one do not."""
+    topic, point, path = Topic(), Point("b"), tmp_path / "ledger"
+    played = requests("a", "b", "a", "b", "a")
+    for number, parent in ((2, 0), (3, 1), (4, None)):
+        played[number] = replace(played[number], parent=parent, event={"event_type": "tool"})
+    with Ledger(path) as ledger:
+        gateway(ledger, topic, point).play(played)
+    assert point.asked == 2
+    assert [event["event_id"] for event in topic.events] == [event_id("r1", n) for n in (0, 2, 4)]
+    refused = {line["refused"]: line for line in read_lines(path) if "refused" in line}
+    assert sorted(refused) == [1, 3]
+    assert refused[3]["reason_code"] == "CALLER_REFUSED"
+
+
+@pytest.mark.parametrize("speed", [1.0, 1000.0, 1e9])
+def test_a_task_keeps_its_order_at_any_speed(tmp_path: Path, speed: float) -> None:
+    """Steps of a task reach the emitter in their order, even where all instants become one."""
+    trace = packaged_tasks()
+    topic = Topic()
+    with Ledger(tmp_path / "ledger") as ledger:
+        played = dict(enumerate(trace.requests))
+        Gateway(Schedule("r1", NOW, speed), ledger, topic, Point(), default_book(),
+                lambda _: None).play(played)  # fmt: skip
+    steps: dict[str, list[int]] = {}
+    for event in topic.events:
+        steps.setdefault(event["task_id"], []).append(event["step"])
+    assert len(steps) == 10
+    assert all(found == list(range(1, len(found) + 1)) for found in steps.values())
 
 
 def _values() -> Iterator[bytes]:

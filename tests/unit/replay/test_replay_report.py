@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tests.builders import NOW
+from tests.unit.replay.test_spending import ANSWERS
 
 from sluice.metering.prices import default_book
 from sluice.replay import command
@@ -19,6 +20,7 @@ from sluice.replay.proof import Proof, Totals
 from sluice.replay.report import Report, first_decisions, gather
 from sluice.replay.run import Progress, Replay
 from sluice.replay.screen import Live, progress_line, show
+from sluice.replay.spending import QUERIES
 from sluice.replay.traces import Trace
 from sluice.settings import Settings
 
@@ -32,8 +34,12 @@ SPENT = {"events": 3, "input_tokens": 101234, "output_tokens": 100056, "cost_pus
 
 
 def answers(query: str) -> list[dict[str, Any]]:
-    """What ClickHouse would say about decisions and lags."""
-    return DECISIONS if "decisions_log" in query else [LAG]
+    """What ClickHouse would say about decisions, spending and lags."""
+    for name, rows in (("decisions_log", DECISIONS), ("applied_lag_us", [LAG])):
+        if name in query:
+            return rows
+    asked = {text.format(project="replay-r1"): name for name, text in QUERIES.items()}
+    return ANSWERS[asked[query]]
 
 
 def report(folder: Path, *, differences: list[str]) -> Report:
@@ -75,7 +81,9 @@ def test_a_person_sees_tables_sentences_lag_and_proof(tmp_path: Path) -> None:
     text = drawn(report(tmp_path, differences=[]))
     for part in ("5 requests in 12.3 s: 3 served, 2 refused", "101,234", "rate_limit at 4.0 s",
                  "a slows [x]", "p99 ms", "51.5", "Note: a note.", "PROOF: equal. 3 events",
-                 "0.000000000789 USD = usage_events 0.000000000789"):  # fmt: skip
+                 "0.000000000789 USD = usage_events 0.000000000789",
+                 "36.3 % of spend = 0.000930 above 0.000070 a call", "retry 6.2 %, loop 3.1 %",
+                 "p50 0.000600, p95 0.001000", "difference of totals"):  # fmt: skip
         assert part in text
     assert "…" not in text
 
@@ -120,6 +128,8 @@ def test_a_program_gets_the_same_as_json(tmp_path: Path) -> None:
     """The JSON has integers of pico-USD and microseconds, and the verdict."""
     said = json.loads(report(tmp_path, differences=[]).to_json())
     assert said["counted_pusd"] == 789
+    assert said["difference_pusd"] == 0
+    assert said["spend"]["tasks"]["per_good_pusd"] == 1_600_000_000
     assert said["applied_lag"]["p99_us"] == 51_500
     assert said["equal"] is True
     assert said["tenants"][0]["tenant_id"] == "a"

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from tests.builders import NOW, usage
 
+from sluice.cli.data import FORMATS
 from sluice.errors import ConfigError
-from sluice.replay.formats import READERS, synthetic_tenant
+from sluice.replay.formats import READERS
+from sluice.replay.rows import Extent, synthetic_tenant
 from sluice.replay.traces import Trace, TraceError, read_trace
 
 ARENA_ROW: dict[str, Any] = {
@@ -121,6 +123,18 @@ def test_usage_events_are_kept_but_for_identity(tmp_path: Path) -> None:
     assert not {"event_id", "source", "source_epoch", "source_seq"} & request.event.keys()
 
 
+def test_usage_events_keep_their_family(tmp_path: Path) -> None:
+    """Parents become numbers of this trace, whichever stands first; unknown ones stay unknown."""
+    rows = [
+        usage(1, event_id="child", parent_event_id="late", started_at=NOW - 2, task_id="t1"),
+        usage(2, event_id="late", parent_event_id="elsewhere", started_at=NOW - 3, task_id="t1"),
+        usage(3, event_id="alone", started_at=NOW - 1),
+    ]
+    late, child, alone = read(tmp_path, "usage-jsonl", *rows).requests
+    assert (late.parent, child.parent, alone.parent) == (None, 0, None)
+    assert (late.task, child.task, alone.task) == ("t1", "t1", None)
+
+
 def test_events_about_other_events_are_left_out(tmp_path: Path) -> None:
     """Corrections and admission reports belong to the original run; the notes count them."""
     rows = [usage(n, event_type=kind) for n, kind in enumerate(("inference", "admission"))]
@@ -155,6 +169,7 @@ def test_events_about_other_events_are_left_out(tmp_path: Path) -> None:
         ("usage-jsonl", [usage(1, output_tokens=-4)], "line 1: negative_value"),
         ("usage-jsonl", [usage(1, occurred_at=NOW - 1)], "line 1: time_order"),
         ("usage-jsonl", [usage(1, input_tokens="x")], "line 1: unencodable"),
+        ("usage-jsonl", [usage(1, task_id="t" * 241)], "line 1: task_id has more than 240 bytes"),
     ],
 )  # fmt: skip
 def test_a_malformed_line_is_named(tmp_path: Path, format: str, rows: list[Any], said: str) -> None:
@@ -183,10 +198,11 @@ def test_bad_lines_are_left_out_only_on_demand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", READERS)
 def test_a_file_without_requests_is_refused(tmp_path: Path, format: str) -> None:
-    """An empty file is an error of the operator, never a replay of nothing."""
-    rows = [AZURE_HEADER] if format == "azure" else []
+    """An empty file or folder is an error of the operator, never a replay of nothing."""
+    rows = {"azure": [AZURE_HEADER], "tau-bench": ["[]"]}.get(format, [])
+    path = tmp_path if format == "servegen" else written(tmp_path / "trace", *rows)
     with pytest.raises(ConfigError, match="holds no request"):
-        read(tmp_path, format, *rows)
+        read_trace(path, format)
 
 
 def test_a_compressed_file_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -209,12 +225,25 @@ def test_an_unreadable_file_is_an_error_of_the_operator(tmp_path: Path, content:
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     """A typing error in the format is answered with all formats."""
-    with pytest.raises(ConfigError, match="vtc, azure, mooncake, vllm-bench, usage-jsonl"):
+    with pytest.raises(ConfigError, match="vllm-bench, servegen, tau-bench, usage-jsonl"):
         read_trace(tmp_path, "vct")
 
 
+def test_the_command_offers_every_format() -> None:
+    """What `sluice replay --help` lists are the formats that can be read."""
+    assert FORMATS.split(", ") == list(READERS)
+
+
 def test_a_trace_can_be_cut(tmp_path: Path) -> None:
-    """`first` keeps the earliest requests, and everything without a limit."""
-    trace = read(tmp_path, "vtc", ARENA_ROW | {"req_time": 9}, ARENA_ROW, ARENA_ROW)
-    assert [r.arrival_us for r in trace.first(2).requests] == [0, 0]
-    assert len(trace.first(None).requests) == 3
+    """A limit keeps the earliest requests, a span those before its end, and the notes agree."""
+    refused = ARENA_ROW | {"req_time": 9, "first_token_latency": -1, "request_latency": -1}
+    path = written(tmp_path / "trace", refused, ARENA_ROW, ARENA_ROW | {"req_time": 3.5})
+
+    def arrivals(wanted: Extent | None) -> list[int]:
+        return [r.arrival_us for r in read_trace(path, "vtc", wanted=wanted).requests]
+
+    assert arrivals(None) == [0, 1_000_000, 6_500_000]
+    assert arrivals(Extent(requests=2)) == [0, 1_000_000]
+    assert arrivals(Extent(span_us=1_000_000)) == [0]
+    assert arrivals(Extent(requests=2, span_us=10**9)) == [0, 1_000_000]
+    assert not any("refused" in n for n in read_trace(path, "vtc", wanted=Extent(2)).notes)
