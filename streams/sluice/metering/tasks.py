@@ -81,8 +81,7 @@ class Tasks:
     def put(self, key: TaskKey, sums: TaskSums) -> None:
         """Take a task as it was stored."""
         self.rows[key] = sums
-        if sums.dirty:
-            self.dirty.add(key)
+        (self.dirty.add if sums.dirty else self.dirty.discard)(key)
 
     def drop(self, key: TaskKey) -> None:
         """Forget a task."""

@@ -45,12 +45,12 @@ class Windows:
     def put(self, key: WindowKey, sums: WindowSums) -> None:
         """Take a row as it was stored."""
         self.rows[key] = sums
-        if sums.dirty:
-            self.dirty.add(key)
+        (self.dirty.add if sums.dirty else self.dirty.discard)(key)
         self._by_start.setdefault(key.window_start, set()).add(key)
 
     def drop(self, key: WindowKey) -> None:
         """Forget a row."""
+        self.dirty.discard(key)
         if self.rows.pop(key, None) is not None:
             self._by_start[key.window_start].discard(key)
 
