@@ -128,6 +128,8 @@ class Tasks:
         sums.tail_pusd += label.bands.tail_pusd
         if event["event_type"] != "correction":
             _count(sums, event, label, context, time)
+        elif event["original_cost_pusd"] is None and label.cost_pusd is not None:
+            sums.unpriced -= 1
         self.touch(key)
         tail = _task_tail(sums)
         return None if tail is None else tail - (tail_before or 0)
@@ -176,6 +178,12 @@ def cohort_of(sums: TaskSums) -> Cohort:
     return task_cohort(sums.agent_name or sums.workflow_name or "")
 
 
+def is_counted(sums: TaskSums) -> bool:
+    """Whether a part says what such tasks cost; one that corrections took below 0 does not."""
+    priced = sums.events > max(0, sums.unpriced)
+    return priced and sums.cost_pusd >= 0 and sums.input_tokens >= 0
+
+
 def row_record(key: TaskKey, sums: TaskSums, version: int) -> dict[str, Any]:
     """A TaskRow as it goes on the wire."""
     return {
@@ -183,7 +191,7 @@ def row_record(key: TaskKey, sums: TaskSums, version: int) -> dict[str, Any]:
         **{name: getattr(sums, name) for name in _PUBLISHED},
         "task_tail_pusd": _task_tail(sums),
         "loop_score_ppm": loops.score_ppm(sums.symbols),
-        "outcome": sums.outcome if sums.ended else None,
+        "outcome": (sums.outcome or None) if sums.ended else None,
         "caps": [],
         "version": version,
     }  # fmt: skip

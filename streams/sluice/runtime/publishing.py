@@ -58,7 +58,7 @@ class Publishing:
         for key, sums in state.tasks.evict(time):
             state.touch(TASK, key)
             hour = CohortHour(tasks.cohort_of(sums), time - time % HOUR_US)
-            if sums.events > sums.unpriced and sums.cost_pusd >= 0:
+            if tasks.is_counted(sums):
                 state.cohorts.add(hour, sums.cost_pusd, sums.input_tokens)
                 state.touch(COHORT, hour)
         state.forget_old(time)
