@@ -18,7 +18,7 @@ from sluice.metering.baselines import Baseline
 from sluice.metering.causes import Context
 from sluice.metering.cohorts import Cohort, task_cohort
 from sluice.metering.labels import Label, usual_input
-from sluice.money import checked_sum
+from sluice.money import INT64_MAX, checked_sum
 
 GAP_US = 600_000_000  # silent for longer: the task has ended
 KEEP_US = 3_600_000_000  # silent for longer: what still comes opens a new part
@@ -99,13 +99,17 @@ class Tasks:
         cached = sums.cached_tokens if event["event_type"] in _STEP_TYPES else 0
         return Context(looping, cached, usual)
 
-    def check(self, event: Mapping[str, Any], label: Label) -> None:
-        """Raise OverflowError where `add` could not add the event."""
-        sums = self.rows.get(_key(event))
-        if sums is not None:
-            checked_sum(sums.gross_pusd, abs(label.cost_pusd or 0))
-            checked_sum(sums.input_tokens, event["input_tokens"])
-            checked_sum(sums.output_tokens, event["output_tokens"])
+    def check(self, event: Mapping[str, Any], label: Label) -> int:
+        """The most that the event can move the task's tail.
+
+        Raises OverflowError where `add` could not add the event.
+        """
+        sums, cost = self.rows.get(_key(event)), abs(label.cost_pusd or 0)
+        if sums is None:
+            return cost
+        checked_sum(sums.input_tokens, event["input_tokens"])
+        checked_sum(sums.output_tokens, event["output_tokens"])
+        return checked_sum(sums.gross_pusd, cost)
 
     def add(
         self, event: Mapping[str, Any], label: Label, context: Context, time: int,
@@ -224,7 +228,7 @@ def _baseline_of(sums: TaskSums, label: Label, baseline: Baseline | None) -> int
         return norm.q95_pusd
     if label.thresholds is None or label.cost_pusd is None:
         return None
-    return packaged.TASK_CALLS * label.thresholds.q95_pusd
+    return min(packaged.TASK_CALLS * label.thresholds.q95_pusd, INT64_MAX)
 
 
 def _task_tail(sums: TaskSums) -> int | None:
