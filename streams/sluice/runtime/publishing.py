@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sluice.metering import cohorts, sources, tasks
 from sluice.metering.cohorts import HOUR_US, CohortHour
 from sluice.metering.windows import row_record, watermark
@@ -80,4 +82,5 @@ def _next(time: int, seconds: int) -> int:
 
 
 def _partial_key(hour: CohortHour, number: int) -> bytes:
-    return "|".join(("cohort", *hour.cohort, str(hour.hour_start), str(number))).encode()
+    # JSON, because names may hold any separator.
+    return b"cohort|" + json.dumps([*hour.cohort, hour.hour_start, number]).encode()
