@@ -99,7 +99,8 @@ class Storing:
             name, fields = decode(record.value or b"")
             if name == "UsageEvent":
                 check_usage(fields, record.key, position.time)
-                rows["usage_events"].append(self._usage_row(partition, record, fields, position))
+                row = self._usage_row(partition, record, fields, position)
+                rows["usage_events"].append(row)
         except (WireError, OverflowError):
             return  # the meter sends it to the dead-letter topic, which is stored too
         if name == "Activate":
