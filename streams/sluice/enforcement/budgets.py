@@ -60,6 +60,13 @@ def open_ledger(budget: Budget, tenant_id: str, period: Period) -> Ledger:
     return Ledger(period.start, period.end, budget.limit_for(tenant_id))
 
 
+def check(ledger: Ledger, cost_pusd: int | None, *, correction: bool) -> None:
+    """Raise OverflowError where `charge` could not add the cost."""
+    checked_sum(ledger.settled_pusd, cost_pusd or 0)
+    if correction:
+        checked_sum(ledger.corrected_pusd, cost_pusd or 0)
+
+
 def charge(ledger: Ledger, cost_pusd: int | None, *, correction: bool) -> None:
     """Add the cost of one event; None (no price) is counted, never guessed."""
     ledger.settled_pusd = checked_sum(ledger.settled_pusd, cost_pusd or 0)

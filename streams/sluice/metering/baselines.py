@@ -123,13 +123,14 @@ def _by_slot(cohorts: Mapping[Cohort, CohortSums]) -> dict[Slot, CohortSums]:
 
 
 def _norm(slot: Slot, sums: CohortSums, earlier: Norm | None) -> Norm | None:
-    enough = MIN_TASKS if slot[0] == TASK else MIN_EVENTS
+    enough = MIN_TASKS if _is_of_tasks(slot) else MIN_EVENTS
     if sums.events < enough:
         return earlier
     q50, q95 = threshold(sums.cost, _MEDIAN), threshold(sums.cost, _P95)
     if earlier is not None:
         q50, q95 = _held(q50, earlier.q50_pusd), _held(q95, earlier.q95_pusd)
-    return Norm(q50, max(q50, q95), sums.events)
+    # The lower one gives way: it stays within its own 20 % because it never was above the other.
+    return Norm(min(q50, q95), q95, sums.events)
 
 
 def threshold(buckets: Buckets, q: Fraction) -> int:
@@ -177,6 +178,10 @@ def _wider(cohort: Cohort) -> list[Slot]:
 
 def _slot(cohort: Cohort) -> Slot:
     return (TASK, "", None, cohort.tool)
+
+
+def _is_of_tasks(slot: Slot) -> bool:
+    return slot[2] is None and slot[3] is not None
 
 
 def _by_text(item: tuple[Slot, Norm]) -> tuple[str, ...]:

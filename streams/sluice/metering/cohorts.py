@@ -95,8 +95,13 @@ class Cohorts:
         return None if self._over(hour, time) else hour
 
     def add(self, key: CohortHour, cost_pusd: int, input_tokens: int) -> None:
-        """Count one event or task."""
+        """Count one event or task; where the hour's cost would leave 64 bits, it is left out.
+
+        The hour belongs to all tenants: what one of them was billed must not refuse another's.
+        """
         sums = self.rows.setdefault(key, CohortSums())
+        if not histogram.has_room(sums.cost, cost_pusd, cost_pusd):
+            return
         sums.events += 1
         histogram.add(sums.cost, cost_pusd, cost_pusd)
         histogram.add(sums.input, input_tokens, 0)

@@ -28,7 +28,7 @@ def _borders() -> tuple[int, ...]:
     numerator, denominator = 1, 1
     while borders[-1] < INT64_MAX:
         numerator, denominator = numerator * GAMMA.numerator, denominator * GAMMA.denominator
-        borders.append(numerator // denominator)
+        borders.append(min(numerator // denominator, INT64_MAX))
     return tuple(borders)
 
 
@@ -54,13 +54,16 @@ def estimate(bucket: int) -> float:
     return float(2 * GAMMA**bucket / (GAMMA + 1))
 
 
+def has_room(buckets: Mapping[int, list[int]], value: int, cost_pusd: int) -> bool:
+    """Whether the cost of a value's bucket stays within 64 bits."""
+    found = buckets.get(bucket_of(value))
+    return found is None or abs(found[1] + cost_pusd) <= INT64_MAX
+
+
 def add(buckets: Buckets, value: int, cost_pusd: int, count: int = 1) -> None:
     """Count a value; `count` -1 takes one out again. Empty buckets disappear."""
     index = bucket_of(value)
-    found = buckets.get(index)
-    if found is None:
-        buckets[index] = [count, cost_pusd]
-        return
+    found = buckets.setdefault(index, [0, 0])
     found[0] += count
     found[1] += cost_pusd
     if found == [0, 0]:

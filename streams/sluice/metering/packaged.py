@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sluice.metering.cohorts import size_class
+from sluice.metering.cohorts import HOUR_US, size_class
 from sluice.metering.prices import PriceBook
 from sluice.metering.rating import cost
 
@@ -48,19 +48,21 @@ _remembered: dict[tuple[Any, ...], tuple[int, int] | None] = {}
 def thresholds(event: Mapping[str, Any], book: PriceBook | None) -> tuple[int, int] | None:
     """Median and 95th percentile in pico-USD for an event's model and length; None without price.
 
-    A pure function of its arguments: what is remembered between calls only saves time.
+    Prices are those in force when the hour of `occurred_at` began. A pure function of its
+    arguments: what is remembered between calls only saves time.
     """
     if book is None or event["event_type"] not in _TYPES:
         return None
     size = size_class(event["input_tokens"])
+    hour = event["occurred_at"] - event["occurred_at"] % HOUR_US
     key = (
-        book.version, event["event_type"], event["provider_name"], event["request_model"],
+        book.version, hour, event["event_type"], event["provider_name"], event["request_model"],
         event["response_model"], event["service_tier"], event["tenant_id"], size,
     )  # fmt: skip
     if key not in _remembered:
         if len(_remembered) >= _MEMORY:
             _remembered.clear()
-        _remembered[key] = _priced(event, book, _LENGTHS[size])
+        _remembered[key] = _priced({**event, "occurred_at": hour}, book, _LENGTHS[size])
     return _remembered[key]
 
 
@@ -78,7 +80,7 @@ def _priced(event: Mapping[str, Any], book: PriceBook, lengths: _Lengths) -> tup
 
 
 _PLAIN: Mapping[str, Any] = {
-    "cost_pusd": None, "cost_source": None, "outcome": "ok", "occurred_at": 0,
+    "cost_pusd": None, "cost_source": None, "outcome": "ok",
     "cache_read_input_tokens": 0, "cache_write_input_tokens": 0, "cache_write_by_ttl": [],
     "tokens_by_modality": [], "server_tool_requests": [], "units": [], "gpu_us": None,
     "kv_byte_ms": None, "reasoning_output_tokens": 0, "rejected_prediction_tokens": 0,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sluice.metering.dedupe import Mark, Seen, missing_count, observe
+from sluice.metering.validate import MAX_AHEAD_US
 
 _KEEP_US = 7 * 86_400_000_000  # as long as usage.v1 keeps records that could come again
 
@@ -112,7 +113,9 @@ class Sources:
         identity = event["source"], event["event_id"]
         if identity in self.unnumbered:
             return Seen.DUPLICATE
-        self.unnumbered[identity] = time
+        # Of an event from the future a duplicate can come until that time and the window are over.
+        ahead = min(event["occurred_at"], time + MAX_AHEAD_US)
+        self.unnumbered[identity] = max(time, ahead)
         return Seen.NEW
 
 

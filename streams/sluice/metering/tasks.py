@@ -18,7 +18,7 @@ from sluice.metering.baselines import Baseline
 from sluice.metering.causes import Context
 from sluice.metering.cohorts import Cohort, task_cohort
 from sluice.metering.labels import Label, usual_input
-from sluice.money import checked_sum
+from sluice.money import INT64_MAX, checked_sum
 
 GAP_US = 600_000_000  # silent for longer: the task has ended
 KEEP_US = 3_600_000_000  # silent for longer: what still comes opens a new part
@@ -81,8 +81,7 @@ class Tasks:
     def put(self, key: TaskKey, sums: TaskSums) -> None:
         """Take a task as it was stored."""
         self.rows[key] = sums
-        if sums.dirty:
-            self.dirty.add(key)
+        (self.dirty.add if sums.dirty else self.dirty.discard)(key)
 
     def drop(self, key: TaskKey) -> None:
         """Forget a task."""
@@ -100,13 +99,17 @@ class Tasks:
         cached = sums.cached_tokens if event["event_type"] in _STEP_TYPES else 0
         return Context(looping, cached, usual)
 
-    def check(self, event: Mapping[str, Any], label: Label) -> None:
-        """Raise OverflowError where `add` could not add the event."""
-        sums = self.rows.get(_key(event))
-        if sums is not None:
-            checked_sum(sums.gross_pusd, abs(label.cost_pusd or 0))
-            checked_sum(sums.input_tokens, event["input_tokens"])
-            checked_sum(sums.output_tokens, event["output_tokens"])
+    def check(self, event: Mapping[str, Any], label: Label) -> int:
+        """The most that the event can move the task's tail.
+
+        Raises OverflowError where `add` could not add the event.
+        """
+        sums, cost = self.rows.get(_key(event)), abs(label.cost_pusd or 0)
+        if sums is None:
+            return cost
+        checked_sum(sums.input_tokens, event["input_tokens"])
+        checked_sum(sums.output_tokens, event["output_tokens"])
+        return checked_sum(sums.gross_pusd, cost)
 
     def add(
         self, event: Mapping[str, Any], label: Label, context: Context, time: int,
@@ -129,6 +132,8 @@ class Tasks:
         sums.tail_pusd += label.bands.tail_pusd
         if event["event_type"] != "correction":
             _count(sums, event, label, context, time)
+        elif event["original_cost_pusd"] is None and label.cost_pusd is not None:
+            sums.unpriced -= 1
         self.touch(key)
         tail = _task_tail(sums)
         return None if tail is None else tail - (tail_before or 0)
@@ -177,6 +182,12 @@ def cohort_of(sums: TaskSums) -> Cohort:
     return task_cohort(sums.agent_name or sums.workflow_name or "")
 
 
+def is_counted(sums: TaskSums) -> bool:
+    """Whether a part says what such tasks cost; one that corrections took below 0 does not."""
+    priced = sums.events > max(0, sums.unpriced)
+    return priced and sums.cost_pusd >= 0 and sums.input_tokens >= 0
+
+
 def row_record(key: TaskKey, sums: TaskSums, version: int) -> dict[str, Any]:
     """A TaskRow as it goes on the wire."""
     return {
@@ -184,7 +195,7 @@ def row_record(key: TaskKey, sums: TaskSums, version: int) -> dict[str, Any]:
         **{name: getattr(sums, name) for name in _PUBLISHED},
         "task_tail_pusd": _task_tail(sums),
         "loop_score_ppm": loops.score_ppm(sums.symbols),
-        "outcome": sums.outcome if sums.ended else None,
+        "outcome": (sums.outcome or None) if sums.ended else None,
         "caps": [],
         "version": version,
     }  # fmt: skip
@@ -217,7 +228,7 @@ def _baseline_of(sums: TaskSums, label: Label, baseline: Baseline | None) -> int
         return norm.q95_pusd
     if label.thresholds is None or label.cost_pusd is None:
         return None
-    return packaged.TASK_CALLS * label.thresholds.q95_pusd
+    return min(packaged.TASK_CALLS * label.thresholds.q95_pusd, INT64_MAX)
 
 
 def _task_tail(sums: TaskSums) -> int | None:

@@ -15,6 +15,7 @@ from sluice.metering import row_sums
 from sluice.metering.cohorts import model_of
 from sluice.metering.labels import Label
 from sluice.metering.row_sums import WindowSums
+from sluice.money import checked_sum
 
 WINDOW_US = 60_000_000
 DELAY_US = 30_000_000
@@ -45,12 +46,12 @@ class Windows:
     def put(self, key: WindowKey, sums: WindowSums) -> None:
         """Take a row as it was stored."""
         self.rows[key] = sums
-        if sums.dirty:
-            self.dirty.add(key)
+        (self.dirty.add if sums.dirty else self.dirty.discard)(key)
         self._by_start.setdefault(key.window_start, set()).add(key)
 
     def drop(self, key: WindowKey) -> None:
         """Forget a row."""
+        self.dirty.discard(key)
         if self.rows.pop(key, None) is not None:
             self._by_start[key.window_start].discard(key)
 
@@ -85,6 +86,12 @@ class Windows:
         if row.closed and not row.dirty:
             row.revision += 1
         self._mark_dirty(key, row)
+
+    def check_task_tail(self, key: WindowKey, most: int) -> None:
+        """Raise OverflowError where a row has no room for a task tail of at most `most`."""
+        row = self.rows.get(key)
+        if row is not None and row.task_tail_pusd is not None:
+            checked_sum(abs(row.task_tail_pusd), most)
 
     def add_task_tail(self, key: WindowKey, task_tail_pusd: int | None) -> None:
         """Add to a row what its newest event adds to the tail of a task; None changes nothing."""

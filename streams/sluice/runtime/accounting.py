@@ -59,7 +59,7 @@ class Accounting:
         state, time = self._state, self._state.header.time
         window = self._window_of(event)
         if event["task_id"] is not None:
-            state.tasks.check(event, labelled)
+            state.windows.check_task_tail(window, state.tasks.check(event, labelled))
         state.windows.add(window, event, labelled, time)
         if event["task_id"] is not None:
             tail = state.tasks.add(event, labelled, context, time, self._baseline())

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sluice.enforcement import budgets
 from sluice.errors import WireError
 from sluice.metering.validate import check_usage
-from sluice.money import checked_sum
 from sluice.runtime.accounting import Accounting
 from sluice.runtime.governance import Governance, ReferenceStore
 from sluice.runtime.outputs import Outbox, OutRecord, Record
@@ -147,8 +147,9 @@ class Partition:
         """Add an event to every sum and to its budgets, all or none of them."""
         labelled, context = self._accounting.labelled(event)
         due = self._governance.ledgers_due(event)
+        correction = event["event_type"] == "correction"
         for charge in due:
-            checked_sum(charge.ledger.settled_pusd, labelled.cost_pusd or 0)
+            budgets.check(charge.ledger, labelled.cost_pusd, correction=correction)
         self._accounting.add(record, event, labelled, context)
         for charge in due:
             self._governance.settle(record, event, labelled.cost_pusd, charge)

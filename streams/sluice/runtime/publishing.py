@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sluice.metering import cohorts, sources, tasks
 from sluice.metering.cohorts import HOUR_US, CohortHour
 from sluice.metering.windows import row_record, watermark
@@ -58,7 +60,7 @@ class Publishing:
         for key, sums in state.tasks.evict(time):
             state.touch(TASK, key)
             hour = CohortHour(tasks.cohort_of(sums), time - time % HOUR_US)
-            if sums.events > sums.unpriced and sums.cost_pusd >= 0:
+            if tasks.is_counted(sums):
                 state.cohorts.add(hour, sums.cost_pusd, sums.input_tokens)
                 state.touch(COHORT, hour)
         state.forget_old(time)
@@ -80,4 +82,5 @@ def _next(time: int, seconds: int) -> int:
 
 
 def _partial_key(hour: CohortHour, number: int) -> bytes:
-    return "|".join(("cohort", *hour.cohort, str(hour.hour_start), str(number))).encode()
+    # JSON, because names may hold any separator.
+    return b"cohort|" + json.dumps([*hour.cohort, hour.hour_start, number]).encode()

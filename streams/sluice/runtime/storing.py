@@ -99,11 +99,11 @@ class Storing:
             name, fields = decode(record.value or b"")
             if name == "UsageEvent":
                 check_usage(fields, record.key, position.time)
-        except WireError:
+                row = self._usage_row(partition, record, fields, position)
+                rows["usage_events"].append(row)
+        except (WireError, OverflowError):
             return  # the meter sends it to the dead-letter topic, which is stored too
-        if name == "UsageEvent":
-            rows["usage_events"].append(self._usage_row(partition, record, fields, position))
-        elif name == "Activate":
+        if name == "Activate":
             self._activate(partition, record, fields, position, rows)
 
     def _usage_row(
