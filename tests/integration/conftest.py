@@ -85,7 +85,9 @@ def until(holds: Callable[[], bool], timeout_s: float = 60.0, what: str = "the c
 def start_stack(folder: Path, **over: Any) -> Stack:
     """Start a stack on free ports."""
     port = free_port(2)
-    settings = Settings(dir=folder, kafka_port=port, clickhouse_port=free_port(), **over)
+    settings = Settings(
+        dir=folder, kafka_port=port, clickhouse_port=free_port(), metrics_port=0, **over
+    )
     up(settings, folder)
     return Stack(folder)
 
