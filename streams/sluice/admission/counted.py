@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,7 +30,9 @@ def size_of(data: Any) -> int:
         raise TypeError(f"give bytes or their number, not {kind.__name__}") from None
 
 
-def counted_stream(chunks: Iterable[Chunk], note: Callable[[Chunk], None]) -> Iterator[Chunk]:
+def counted_stream(
+    chunks: Iterable[Chunk], note: Callable[[Chunk], None]
+) -> Generator[Chunk, None, None]:
     """Pass chunks on as they come, each noted first; closed early, it closes their source too."""
     source = iter(chunks)
     try:
@@ -46,7 +48,7 @@ def counted_stream(chunks: Iterable[Chunk], note: Callable[[Chunk], None]) -> It
 
 async def counted_async_stream(
     chunks: AsyncIterable[Chunk], note: Callable[[Chunk], None]
-) -> AsyncIterator[Chunk]:
+) -> AsyncGenerator[Chunk, None]:
     """`counted_stream` for an asynchronous source."""
     source = aiter(chunks)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -42,7 +42,8 @@ class Operation:
     only stops the block (a cancelled task, a closed generator) as cancelled. `async with` is the
     same. Every method may be called from any thread; what is counted after the end is left out.
 
-    Where the event cannot be emitted, `finish` and the end of the block raise the emitter's error,
+    The event is emitted there and then, on the caller's thread or loop; the emitter says how long
+    that may take. Where it cannot be, `finish` and the end of the block raise the emitter's error,
     and `finish` may be called again; an exception on its way out of the block is not replaced.
     """
 
@@ -110,7 +111,9 @@ class Operation:
         """Stands for a stream socket and counts what is received and sent through it."""
         return CountedSocket(sock, self.received, self.sent)
 
-    def wrap_stream(self, chunks: Iterable[Chunk], size: Size = size_of) -> Iterator[Chunk]:
+    def wrap_stream(
+        self, chunks: Iterable[Chunk], size: Size = size_of
+    ) -> Generator[Chunk, None, None]:
         """Pass an answer's chunks on, count them as received, note when the first one came.
 
         `size` tells the bytes of a chunk that is not bytes; None leaves it uncounted.
@@ -119,7 +122,7 @@ class Operation:
 
     def wrap_async_stream(
         self, chunks: AsyncIterable[Chunk], size: Size = size_of
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """`wrap_stream` for an asynchronous answer."""
         return counted_async_stream(chunks, lambda chunk: self._chunk(size(chunk)))
 
