@@ -10,6 +10,7 @@ from sluice.admission.control_state import Match
 from sluice.admission.decision import CONTROL_STALE
 from sluice.admission.rate import Limit
 from sluice.admission.sentences import utc
+from sluice.errors import SluiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,14 @@ class Verdict:
     retry_after_ms: int | None = None
     caps: Caps = NO_CAPS
     staleness_us: int | None = None
+
+
+class Refused(SluiceError):
+    """Admission said no; `verdict` says why and when to try again."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
 
 
 def unrestricted(staleness_us: int | None) -> Verdict:

@@ -26,6 +26,11 @@ def complete(raw: dict[str, Any]) -> Check:
     return _complete(raw, {})
 
 
+def of_fields(raw: dict[str, Any]) -> dict[str, Check]:
+    """A check for the value of each field of a schema; they raise ShapeError."""
+    return _of_fields(raw, {})
+
+
 def readable(raw: dict[str, Any]) -> Check | None:
     """A check of what the Avro reader leaves unchecked in a record, or None if that is nothing.
 
@@ -41,9 +46,13 @@ def _complete(kind: Any, records: dict[str, Check]) -> Check:
         return _optional(_complete(kind[1], records))
     if kind["type"] == "array":
         return _array(_complete(kind["items"], records))
-    checks = {field["name"]: _complete(field["type"], records) for field in kind["fields"]}
+    checks = _of_fields(kind, records)
     required = frozenset(field["name"] for field in kind["fields"] if "default" not in field)
     return records.setdefault(kind["name"], _record(checks, required))
+
+
+def _of_fields(kind: Any, records: dict[str, Check]) -> dict[str, Check]:
+    return {field["name"]: _complete(field["type"], records) for field in kind["fields"]}
 
 
 def _readable(kind: Any, records: dict[str, Check | None]) -> Check | None:
