@@ -190,6 +190,16 @@ def test_gpu_time_without_a_rate_is_no_part() -> None:
     assert (adjusted.cost_pusd, adjusted.parts) == (0, ())
 
 
+def test_fees_and_gpu_rates_are_those_of_every_tier() -> None:
+    """A batch tier that states tokens only asks the same for them, which is no assumption."""
+    tiers = (Tier("", 0, {"input": 10, "output": 1, "web_search": 7, "gpu_us": 10**6}),
+             Tier("batch", 0, {"input": 5, "output": 1}))  # fmt: skip
+    rated = _cost(_book(PriceEntry("m", "p", tiers)), service_tier="batch", input_tokens=2,
+                  gpu_us=3, server_tool_requests=_amounts(web_search=1))  # fmt: skip
+    assert rated.parts == (("input", 2, 10), ("web_search", 1, 7), ("gpu_us", 3, 3))
+    assert rated.assumptions == ()
+
+
 def test_a_correction_takes_gpu_time_and_units_back() -> None:
     """With the same rounding, so that nothing is left."""
     book = _book(_entry(input=3, output=0, gpu_us=700_000_001, seconds_milli=333))
