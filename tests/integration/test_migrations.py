@@ -208,6 +208,30 @@ def test_spend_sums_lanes_and_takes_the_newest_rows(writer: Writer, settings: Se
     assert outcomes == [{"ok": 3}]
 
 
+def test_unpriced_usage_is_shown_by_model_and_tool(writer: Writer, settings: Settings) -> None:
+    """What has no cost, and tool calls that no price list knows; priced and billed usage is not."""
+    called = {"event_type": "tool", "cost_pusd": 0}
+    priced = [{"key": "tool_call", "quantity": 1, "cost_pusd": 0}]
+    writer.insert_rows("usage_events", [
+        usage(event_id="e1", input_tokens=5, occurred_at=NOON + 1) | {"unpriced": 1},
+        usage(event_id="e2", input_tokens=7, tenant_id="u") | {"unpriced": 1},
+        usage(event_id="e3", input_tokens=9, cost_pusd=9),
+        usage(event_id="e4", tool_name="fetch", **called),
+        usage(event_id="e5", tool_name="free", usage_by_class=priced, **called),
+        usage(event_id="e6", tool_name="billed", event_type="tool", cost_pusd=3),
+        usage(event_id="e7", tool_name="refused", outcome="rejected", **called),
+    ])  # fmt: skip
+    names = "model, tool, reason, events, input_tokens, tenants, first_at, last_at"
+    first, second = rows(settings, f"SELECT {names} FROM unpriced")
+    assert first == {
+        "model": "m", "tool": "", "reason": "no price", "events": 2, "input_tokens": 12,
+        "tenants": ["t", "u"], "first_at": "2027-01-15 08:00:00.000000",
+        "last_at": "2027-01-15 08:00:00.000001",
+    }  # fmt: skip
+    assert (second["tool"], second["events"], second["tenants"]) == ("fetch", 1, ["t"])
+    assert second["reason"].startswith("tool call without a price")
+
+
 def test_budget_state_is_the_newest_period(writer: Writer, settings: Settings) -> None:
     """Of each budget the last period is shown, in its last state."""
     record = {

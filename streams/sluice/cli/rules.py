@@ -161,10 +161,11 @@ def prices_show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a model costs, per million tokens.
+    """Show what a model costs: per class, in US dollars for the unit that the class is priced in.
 
     Example: sluice prices show gpt-4o
     """
+    from sluice.metering.classes import CLASSES
     from sluice.metering.prices import default_book, load_book
 
     chosen = default_book() if book is None else load_book(book.read_text())
@@ -175,8 +176,11 @@ def prices_show(
         )
     rates = entry.rates_pusd()
     if as_json:
+        units = {name: CLASSES[name]._asdict() for name in rates}
         print_json({"model": model, "book": chosen.book_id, "version": chosen.version,
-                    "rates_pusd": rates})  # fmt: skip
+                    "rates_pusd": rates, "units": units})  # fmt: skip
         return
-    rows = [(name, format_usd(rate * 1_000_000, 4)) for name, rate in rates.items()]
-    table(f"{model} in {chosen.book_id} {chosen.version}", ("class", "USD per million"), rows)
+    rows = [(name, format_usd(rate * CLASSES[name].shown_for // CLASSES[name].per, 4),
+             CLASSES[name].shown, CLASSES[name].unit) for name, rate in rates.items()]  # fmt: skip
+    table(f"{model} in {chosen.book_id} {chosen.version}", ("class", "USD", "per", "counted in"),
+          rows)  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,14 +13,19 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sluice.errors import ConfigError
+from sluice.metering.classes import MEASURED_CLASSES, RATE_CLASSES, UNIT_CLASSES
+from sluice.metering.contracts import MULTIPLIER, Contract
 from sluice.metering.json_places import JsonObject, Path, dotted, line_finder, parse
-from sluice.metering.rates import RATE_CLASSES, STANDARD, PriceEntry, Tier
+from sluice.metering.rates import STANDARD, PriceEntry, Tier, ToolPrice, start_of
 from sluice.money import INT64_MAX
 
 MAX_NAME = 512
 
+# Of the rate classes those that a call of a tool can have.
+TOOL_CLASSES: tuple[str, ...] = ("tool_call", *UNIT_CLASSES, *MEASURED_CLASSES)
+
 _Found = tuple[Path, str]
-_Slot = tuple[str | None, str]
+_Item = PriceEntry | ToolPrice | Contract
 
 
 class Fault(NamedTuple):
@@ -45,10 +51,12 @@ class PriceBookError(ConfigError):
 
 @dataclass(frozen=True)
 class BookText:
-    """A well-formed book file: its own fields, its entries, and a way to point into it."""
+    """A well-formed book file: its own fields, what it lists, and a way to point into it."""
 
     head: dict[str, Any]
     entries: tuple[PriceEntry, ...]
+    tools: tuple[ToolPrice, ...]
+    contracts: tuple[Contract, ...]
     text: str
 
     def fault(self, path: Path, message: str) -> Fault:
@@ -68,8 +76,15 @@ def read_book(text: str) -> BookText:
         raise PriceBookError([Fault(getattr(error, "lineno", 0), "", message)]) from error
     _raise_at(text, [*_repeated(data, ()), *_schema_faults(data)])
     entries = tuple(_entry(fields) for fields in data["entries"])
-    _raise_at(text, [(("entries", int(f.path)), f.message) for f in overlaps(entries)])
-    return BookText({k: v for k, v in data.items() if k != "entries"}, entries, text)
+    tools = tuple(_tool(fields) for fields in data.get("tools", ()))
+    contracts = tuple(_contract(fields) for fields in data.get("contracts", ()))
+    lists: dict[str, Sequence[_Item]] = {
+        "entries": entries, "tools": tools, "contracts": contracts,
+    }  # fmt: skip
+    _raise_at(text, [((name, place), message) for name, items in lists.items()
+                     for place, message in overlaps(items)])  # fmt: skip
+    head = {name: value for name, value in data.items() if name not in lists}
+    return BookText(head, entries, tools, contracts, text)
 
 
 def _raise_at(text: str, faults: list[_Found]) -> None:
@@ -78,22 +93,29 @@ def _raise_at(text: str, faults: list[_Found]) -> None:
         raise PriceBookError(sorted(Fault(line(p), dotted(p), message) for p, message in faults))
 
 
-def overlaps(entries: Iterable[PriceEntry]) -> Iterator[Fault]:
-    """A fault per entry that holds together with another of its model and provider."""
-    same: dict[_Slot, list[tuple[int, PriceEntry]]] = defaultdict(list)
-    for place, entry in enumerate(entries):
-        same[entry.provider, entry.model].append((place, entry))
+def overlaps(items: Iterable[_Item]) -> Iterator[tuple[int, str]]:
+    """Place and fault of each item that holds together with another for the same."""
+    same: dict[tuple[str | None, ...], list[tuple[int, _Item]]] = defaultdict(list)
+    for place, item in enumerate(items):
+        same[_slot(item)].append((place, item))
     for group in same.values():
-        group.sort(key=lambda item: start_of(item[1]))
+        group.sort(key=lambda placed: start_of(placed[1]))
         for (_, first), (place, second) in pairwise(group):
             if first.effective_to is None or first.effective_to > start_of(second):
-                yield Fault(0, str(place), f"{second.model} of {second.provider or 'any provider'} "
-                            "has another price at the same time")  # fmt: skip
+                yield place, f"{_title(second)} has another price at the same time"
 
 
-def start_of(entry: PriceEntry) -> int:
-    """Instant (µs UTC) from which an entry holds; far in the past where it states none."""
-    return -INT64_MAX if entry.effective_from is None else entry.effective_from
+def _slot(item: _Item) -> tuple[str | None, ...]:
+    if isinstance(item, ToolPrice):
+        return item.tenant_id, item.tool_server, item.tool_name
+    return item.tenant_id, item.provider, item.model
+
+
+def _title(item: _Item) -> str:
+    tenant = f" for {item.tenant_id}" if item.tenant_id else ""
+    if isinstance(item, ToolPrice):
+        return f"{item.tool_name or 'any tool'} of {item.tool_server or 'any server'}{tenant}"
+    return f"{item.model or 'any model'} of {item.provider or 'any provider'}{tenant}"
 
 
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
@@ -114,9 +136,28 @@ class _TierFile(_Strict):
 class _EntryFile(_Strict):
     model: _Text
     provider: _Text | None = None
+    tenant_id: _Text | None = None
     effective_from: _Instant = None
     effective_to: _Instant = None
     tiers: Annotated[list[_TierFile], Field(min_length=1)]
+
+
+class _ToolFile(_Strict):
+    tool_name: _Text | None = None
+    tool_server: _Text | None = None
+    tenant_id: _Text | None = None
+    effective_from: _Instant = None
+    effective_to: _Instant = None
+    rates_pusd: Annotated[dict[Literal[TOOL_CLASSES], _Amount], Field(min_length=1)]  # type: ignore[valid-type]
+
+
+class _ContractFile(_Strict):
+    tenant_id: _Text
+    provider: _Text | None = None
+    model: _Text | None = None
+    effective_from: _Instant = None
+    effective_to: _Instant = None
+    multiplier: str
 
 
 class _BookFile(_Strict):
@@ -126,6 +167,8 @@ class _BookFile(_Strict):
     licence: str
     version: str | None = None
     entries: list[_EntryFile]
+    tools: list[_ToolFile] = []
+    contracts: list[_ContractFile] = []
 
 
 _BOOK_FILE = TypeAdapter(_BookFile)
@@ -138,16 +181,28 @@ def _schema_faults(data: Any) -> list[_Found]:
         found = ((tuple(p for p in e["loc"] if p != "[key]"), e["msg"]) for e in error.errors())
         return [(path, message[0].lower() + message[1:]) for path, message in found]
     return [
-        (("entries", place, *path), message)
-        for place, fields in enumerate(data["entries"])
-        for path, message in _entry_faults(fields)
+        ((name, place, *path), message)
+        for name, check in _CHECKS.items()
+        for place, fields in enumerate(data.get(name, ()))
+        for path, message in check(fields)
     ]
 
 
-def _entry_faults(fields: dict[str, Any]) -> Iterator[_Found]:
+def _interval_faults(fields: Mapping[str, Any]) -> Iterator[_Found]:
     first, last = fields.get("effective_from"), fields.get("effective_to")
     if first is not None and last is not None and last <= first:
         yield ("effective_to",), "this must be later than effective_from"
+
+
+def _contract_faults(fields: Mapping[str, Any]) -> Iterator[_Found]:
+    yield from _interval_faults(fields)
+    if not MULTIPLIER.fullmatch(fields["multiplier"]):
+        yield ("multiplier",), ("this must be a number below 1000 with at most nine decimals, "
+                                'as a text such as "0.85"')  # fmt: skip
+
+
+def _entry_faults(fields: Mapping[str, Any]) -> Iterator[_Found]:
+    yield from _interval_faults(fields)
     seen: set[tuple[str, int]] = set()
     for place, tier in enumerate(fields["tiers"]):
         key = (tier.get("service_tier", STANDARD), tier.get("above_input_tokens", 0))
@@ -162,8 +217,20 @@ def _entry(fields: dict[str, Any]) -> PriceEntry:
              MappingProxyType(dict(t["rates_pusd"])))
         for t in fields["tiers"]
     )  # fmt: skip
-    return PriceEntry(fields["model"], fields.get("provider"), tiers,
-                      fields.get("effective_from"), fields.get("effective_to"))  # fmt: skip
+    return PriceEntry(fields["model"], fields.get("provider"), tiers, fields.get("effective_from"),
+                      fields.get("effective_to"), fields.get("tenant_id"))  # fmt: skip
+
+
+def _tool(fields: Mapping[str, Any]) -> ToolPrice:
+    stated = {"tool_name": None, "tool_server": None, **fields}
+    return ToolPrice(**stated | {"rates_pusd": MappingProxyType(dict(fields["rates_pusd"]))})
+
+
+def _contract(fields: Mapping[str, Any]) -> Contract:
+    return Contract(**{**fields, "multiplier": Decimal(fields["multiplier"])})
+
+
+_CHECKS = {"entries": _entry_faults, "tools": _interval_faults, "contracts": _contract_faults}
 
 
 def _repeated(value: Any, path: Path) -> Iterator[_Found]:

@@ -1,14 +1,13 @@
 """Import of LiteLLM's model price file (model_prices_and_context_window.json, MIT licence).
 
 It has US dollars per unit, one flat object per model; service tier and context length stand in the
-field names (input_cost_per_token_above_200k_tokens_priority). What cannot be represented exactly
-is refused or listed, never rounded.
+field names (input_cost_per_token_above_200k_tokens_priority). What cannot be represented is listed
+with the reason, as an entry that was skipped or as a field of one that was loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,37 +17,25 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sluice.metering.book_file import MAX_NAME, Fault, PriceBookError
+from sluice.metering.classes import TOKEN_CLASSES, UNIT_CLASSES
 from sluice.metering.json_places import JsonObject, parse
+from sluice.metering.litellm_fields import (
+    PRICE_FIELD,
+    SEARCH_FIELD,
+    SEARCH_SIZES,
+    TOKEN_FIELDS,
+    Place,
+    Rate,
+    place_of,
+    rate_of,
+    reason_of,
+)
 from sluice.metering.prices import PriceBook
 from sluice.metering.rates import STANDARD, PriceEntry, Tier
-from sluice.money import INT64_MAX, pusd
+from sluice.money import INT64_MAX
 
 _TEMPLATE = "sample_spec"
-_CLASSES = {
-    "input_cost_per_token": "input",
-    "output_cost_per_token": "output",
-    "output_cost_per_reasoning_token": "reasoning",
-    "input_cost_per_request": "request",
-    "cache_read_input_token_cost": "cache_read",
-    "cache_creation_input_token_cost": "cache_write",
-    "cache_creation_input_token_cost_above_1hr": "cache_write_3600",
-    "cache_creation_input_token_cost_above_12hr": "cache_write_43200",
-    "input_cost_per_audio_token": "input_audio",
-    "input_cost_per_image_token": "input_image",
-    "input_cost_per_video_token": "input_video",
-    "output_cost_per_audio_token": "output_audio",
-    "output_cost_per_image_token": "output_image",
-    "output_cost_per_video_token": "output_video",
-    "cache_read_input_audio_token_cost": "cache_read_audio",
-    "cache_read_input_image_token_cost": "cache_read_image",
-    "cache_creation_input_audio_token_cost": "cache_write_audio",
-}
-_FIELD = re.compile(
-    r"(?P<base>.+?)(?:_above_(?P<thousands>\d+)k_tokens)?"
-    r"(?:_(?P<tier>batches|flex|priority|balanced|ultrafast))?"
-)
-_PRICE = re.compile(r"cost|pricing|multiplier|provider_specific_entry|free_requests")
-_SERVICE_TIERS: Mapping[str | None, str] = {None: STANDARD, "batches": "batch"}
+_WRITES = "cache_creation_input_token_cost"
 _PROVIDERS = {  # theirs -> OTel's where the two differ
     "azure": "azure.ai.openai", "azure_text": "azure.ai.openai", "azure_ai": "azure.ai.inference",
     "bedrock": "aws.bedrock", "bedrock_converse": "aws.bedrock", "gemini": "gcp.gemini",
@@ -59,11 +46,27 @@ _PROVIDERS = {  # theirs -> OTel's where the two differ
 _INCLUSIVE = frozenset({"xai"})
 
 
+# Units that are another measure of what token rates bill already; both would bill it twice.
+_ALSO_INPUT_TOKENS = frozenset({
+    "characters", "input_images", "input_audio_seconds_milli", "input_video_seconds_milli",
+    "seconds_milli", "pages", "annotated_pages",
+})  # fmt: skip
+_ALSO_OUTPUT_TOKENS = frozenset({
+    "output_characters", "pixels", "seconds_milli",
+    *(name for name in UNIT_CLASSES if name.startswith(("images", "video_seconds"))),
+})  # fmt: skip
+# The tokens of an embedding are those of its text.
+_BESIDE_TEXT = frozenset({"input_images", "input_audio_seconds_milli", "input_video_seconds_milli"})
+
+_Rates = dict[tuple[str, int], dict[str, int]]
+
+
 class NotRepresented(NamedTuple):
-    """A field of a loaded entry that the price book cannot express."""
+    """A field of a loaded entry that the price book cannot express, or not exactly, and why."""
 
     model: str
     field: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def import_book(
             skipped.append((model, str(error)))
             continue
         entries.append(entry)
-        missed += (NotRepresented(model, name) for name in left_out)
+        missed += (NotRepresented(model, *why) for why in left_out.items())
     digest = hashlib.sha256(data).hexdigest()
     origin = f"BerriAI/litellm model_prices_and_context_window.json, SHA-256 {digest}"
     book = PriceBook(book_id, origin, licence, tuple(entries))
@@ -120,8 +123,8 @@ def _models(data: bytes) -> Iterator[tuple[str, Any]]:
     return ((model, fields) for model, fields in models.items() if model != _TEMPLATE)
 
 
-def _entry(model: str, fields: Any) -> tuple[PriceEntry, list[str]]:
-    """An entry and the names of its fields that it does not express; ValueError says why not."""
+def _entry(model: str, fields: Any) -> tuple[PriceEntry, dict[str, str]]:
+    """An entry, and why its other fields are not expressed; ValueError says why there is none."""
     if not 0 < len(model) <= MAX_NAME:
         raise ValueError(f"the model key has not 1 to {MAX_NAME} characters")
     if not isinstance(fields, JsonObject) or fields.repeated:
@@ -137,89 +140,121 @@ def _entry(model: str, fields: Any) -> tuple[PriceEntry, list[str]]:
 def _check_priced(tiers: Iterable[Tier], others: list[str]) -> None:
     rates = [rate for tier in tiers for rate in tier.rates_pusd.values()]
     if not rates:
-        only = f" per token or request, only {', '.join(others)}" if others else ""
+        only = f" of a class, only {', '.join(others)}" if others else ""
         raise ValueError(f"no price{only}")
     billed = [name for name in others if "cost" in name or name == "tiered_pricing"]
     if not any(rates) and billed:
-        raise ValueError(f"every price per token is 0, billed by {', '.join(billed)}")
+        raise ValueError(f"every rate is 0, billed by {', '.join(billed)}")
 
 
-def _tiers(fields: Mapping[str, Any], *, inclusive: bool) -> tuple[tuple[Tier, ...], list[str]]:
-    rates: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    left_out = []
+def _tiers(
+    fields: Mapping[str, Any], *, inclusive: bool
+) -> tuple[tuple[Tier, ...], dict[str, str]]:
+    rates: _Rates = defaultdict(dict)
+    left_out: dict[str, str] = {}
     for name, value in fields.items():
-        if not _PRICE.search(name):
+        if not PRICE_FIELD.search(name):
             continue
-        place = _place(name, inclusive=inclusive)
+        place = place_of(name, fields, inclusive=inclusive)
         if place is None or value is None:
-            left_out.append(name)
-        else:
-            service_tier, threshold, rate_class = place
-            rates[service_tier, threshold][rate_class] = _rate(name, value)
-    left_out = [*_cache_hits(fields, left_out, rates), *_without_surcharge(rates)]
-    if "tiered_pricing" in left_out and (steps := _steps(fields["tiered_pricing"])) is not None:
-        left_out.remove("tiered_pricing")
-        for threshold, step in steps.items():
-            rates[STANDARD, threshold] |= step
+            left_out[name] = "null" if value is None else reason_of(name)
+        elif remark := _put(rates, place, rate_of(name, value, place.rate_class)):
+            left_out[name] = remark
+    _take_cache_hits(fields, rates, left_out)
+    _take_searches(fields, rates, left_out)
+    _take_steps(fields, rates, left_out)
+    _drop_free_writes(rates, left_out)
+    _drop_other_measures(fields, rates, left_out)
     _drop_plain_reasoning(rates)
     tiers = (Tier(*place, MappingProxyType(found)) for place, found in rates.items() if found)
     return tuple(tiers), left_out
 
 
-def _place(name: str, *, inclusive: bool = False) -> tuple[str, int, str] | None:
-    """Service tier, threshold and class of a field name, or None for other units."""
-    match = _FIELD.fullmatch(name)
-    if match is None or match["base"] not in _CLASSES:
-        return None
-    threshold = int(match["thousands"]) * 1000 - inclusive if match["thousands"] else 0
-    if not 0 <= threshold <= INT64_MAX:
-        return None
-    service_tier = _SERVICE_TIERS.get(match["tier"], match["tier"])
-    return service_tier, threshold, _CLASSES[match["base"]]
+def _put(rates: _Rates, place: Place, rate: Rate) -> str | None:
+    """Set a rate; a 0 or the same rate under another name adds nothing. Returns a remark."""
+    found = rates[place[:2]]
+    there = found.get(place.rate_class)
+    if there and rate.rate_pusd not in (0, there):
+        return f"another field says {there} pico-USD"
+    found[place.rate_class] = there or rate.rate_pusd
+    return rate.remark
 
 
-def _rate(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError(f"{name}: {value!r} is not a number")  # noqa: TRY004
-    try:
-        rate = pusd(value)
-    except (ValueError, ArithmeticError) as error:
-        reason = error if isinstance(error, ValueError) else "out of range"
-        raise ValueError(f"{name}: {reason}") from error
-    if rate < 0:
-        raise ValueError(f"{name}: {value} is negative")
-    return rate
-
-
-def _cache_hits(
-    fields: Mapping[str, Any], left_out: list[str], rates: dict[tuple[str, int], dict[str, int]]
-) -> Iterator[str]:
+def _take_cache_hits(fields: Mapping[str, Any], rates: _Rates, left_out: dict[str, str]) -> None:
     """An older name of the cache read rate counts where it adds or repeats it."""
-    for name in left_out:
-        if name == "input_cost_per_token_cache_hit" and fields[name] is not None:
-            hit = _rate(name, fields[name])
-            if rates[STANDARD, 0].setdefault("cache_read", hit) == hit:
-                continue
-        yield name
+    name = "input_cost_per_token_cache_hit"
+    if fields.get(name) is None:
+        return
+    hit = rate_of(name, fields[name], "cache_read")
+    if rates[STANDARD, 0].setdefault("cache_read", hit.rate_pusd) == hit.rate_pusd:
+        del left_out[name]
 
 
-def _without_surcharge(rates: dict[tuple[str, int], dict[str, int]]) -> Iterator[str]:
+def _take_searches(fields: Mapping[str, Any], rates: _Rates, left_out: dict[str, str]) -> None:
+    """Searches by their amount of context; only the medium size where all cost the same."""
+    sizes = fields.get(SEARCH_FIELD)
+    if not isinstance(sizes, JsonObject) or not SEARCH_SIZES.keys() >= sizes.keys():
+        return
+    read = {SEARCH_SIZES[size]: rate_of(SEARCH_FIELD, value, SEARCH_SIZES[size])
+            for size, value in sizes.items()}  # fmt: skip
+    found = {name: rate.rate_pusd for name, rate in read.items()}
+    if "web_search" in found:
+        found = {name: rate for name, rate in found.items()
+                 if name == "web_search" or rate != found["web_search"]}  # fmt: skip
+    rates[STANDARD, 0] |= found
+    del left_out[SEARCH_FIELD]
+    if remarks := [rate.remark for rate in read.values() if rate.remark]:
+        left_out[SEARCH_FIELD] = remarks[0]
+
+
+def _take_steps(fields: Mapping[str, Any], rates: _Rates, left_out: dict[str, str]) -> None:
+    """A price table by input tokens becomes tiers; tables of other units stay listed."""
+    steps = fields.get("tiered_pricing")
+    found: _Rates = {}
+    for step in steps if isinstance(steps, list) else ():
+        lower = _lower_bound(step)
+        names = set(step) - {"range"} if lower is not None else set()
+        if lower is None or (STANDARD, lower) in found or not TOKEN_FIELDS.keys() >= names:
+            return
+        read = {name: rate_of(name, step[name], TOKEN_FIELDS[name]) for name in step
+                if name in names}  # fmt: skip
+        found[STANDARD, lower] = {TOKEN_FIELDS[name]: rate.rate_pusd for name, rate in read.items()}
+        left_out |= {f"tiered_pricing {name} from {lower}": rate.remark
+                     for name, rate in read.items() if rate.remark}  # fmt: skip
+    if (STANDARD, 0) in found:
+        del left_out["tiered_pricing"]
+        for place, step_rates in found.items():
+            rates[place] |= step_rates
+
+
+def _drop_free_writes(rates: _Rates, left_out: dict[str, str]) -> None:
     """A cache write of 0 beside paid input means no surcharge: such tokens cost what input does."""
     for found in rates.values():
         if found.get("cache_write") == 0 and found.get("input"):
             del found["cache_write"]
-            yield "cache_creation_input_token_cost = 0"
+            left_out[_WRITES] = "0 read as no surcharge on input"
 
 
-def _steps(steps: Any) -> dict[int, dict[str, int]] | None:
-    """Rates by lower bound of a price table by input tokens; None for tables of other units."""
-    found: dict[int, dict[str, int]] = {}
-    for step in steps if isinstance(steps, list) else ():
-        lower = _lower_bound(step)
-        if lower is None or lower in found or not {"range", *_CLASSES}.issuperset(step):
-            return None
-        found[lower] = {_CLASSES[n]: _rate(n, value) for n, value in step.items() if n != "range"}
-    return found if 0 in found else None
+def _drop_other_measures(
+    fields: Mapping[str, Any], rates: _Rates, left_out: dict[str, str]
+) -> None:
+    stated = {name for found in rates.values() for name, rate in found.items() if rate}
+    tokens = {name for name in stated if name in TOKEN_CLASSES}
+    incoming = {name for name in tokens if name.startswith(("input", "cache"))}
+    also = _ALSO_INPUT_TOKENS if incoming else frozenset()
+    if fields.get("mode") == "embedding":
+        also -= _BESIDE_TEXT
+    also |= _ALSO_OUTPUT_TOKENS if tokens - incoming else frozenset()
+    reasons = dict.fromkeys(also, "another measure of what the token rates bill")
+    if "images" in stated:
+        reasons.setdefault("pixels", "another measure of what the rate per image bills")
+    for name in fields:
+        place = place_of(name, fields) if PRICE_FIELD.search(name) else None
+        if place is not None and place.rate_class in reasons:
+            left_out[name] = reasons[place.rate_class]
+    for found in rates.values():
+        for rate_class in reasons.keys() & found.keys():
+            del found[rate_class]
 
 
 def _lower_bound(step: Any) -> int | None:
@@ -230,7 +265,7 @@ def _lower_bound(step: Any) -> int | None:
     return int(lower)
 
 
-def _drop_plain_reasoning(rates: dict[tuple[str, int], dict[str, int]]) -> None:
+def _drop_plain_reasoning(rates: _Rates) -> None:
     """Reasoning priced like output is the default; kept, it would hide the tiers' output rates."""
     stating = [found for found in rates.values() if "reasoning" in found]
     if all(found["reasoning"] == found.get("output") for found in stating):

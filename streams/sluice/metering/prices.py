@@ -10,42 +10,36 @@ A book is a JSON file; amounts are integers of pico-USD, instants µs UTC:
                  {"service_tier": "batch", "above_input_tokens": 0, "rates_pusd": {...}}]}]}
 
 In an entry all but `model` and `tiers` may be left out, in a tier all but `rates_pusd`. `provider`
-has OTel's GenAI provider names; none means any. The classes are `rates.RATE_CLASSES`.
+has OTel's GenAI provider names; none means any. The classes and their units are in `classes`.
+Beside `entries` a book may list what calls of tools cost (`tool_call` and what else a tool has),
+and contracts, whose multiplier turns list prices into what a tenant pays:
+
+    "tools": [{"tool_name": "search", "tool_server": "mcp-web", "rates_pusd": {"tool_call": 5000}}],
+    "contracts": [{"tenant_id": "acme", "provider": "openai", "multiplier": "0.85"}]
+
+An entry or a tool with `tenant_id` is that tenant's own price, final and preferred. A tool without
+`tool_name` or `tool_server` stands for any. A book without `tools` says nothing about them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any, Literal
 
-from sluice.metering.book_file import Fault, PriceBookError, overlaps, read_book, start_of
-from sluice.metering.rates import STANDARD, PriceEntry, Tier
+from sluice.metering.book_file import Fault, PriceBookError, overlaps, read_book
+from sluice.metering.contracts import Contract
+from sluice.metering.price_index import BookIndex, names_of
+from sluice.metering.rates import STANDARD, PriceEntry, Tier, ToolPrice, start_of
 
 __all__ = [
-    "KEY_PREFIXES", "Fault", "PriceBook", "PriceBookError", "PriceEntry", "default_book",
+    "Contract", "Fault", "PriceBook", "PriceBookError", "PriceEntry", "ToolPrice", "default_book",
     "load_book", "names_of", "subset",
 ]  # fmt: skip
-
-# OTel provider name -> the prefix that model keys of LiteLLM and many gateways carry for it.
-KEY_PREFIXES: Mapping[str, str] = MappingProxyType({
-    "aws.bedrock": "bedrock",
-    "azure.ai.inference": "azure_ai",
-    "azure.ai.openai": "azure",
-    "gcp.gemini": "gemini",
-    "gcp.vertex_ai": "vertex_ai",
-    "ibm.watsonx.ai": "watsonx",
-    "mistral_ai": "mistral",
-    "x_ai": "xai",
-})  # fmt: skip
-
-_Slot = tuple[str | None, str]
 
 
 @dataclass(frozen=True)
@@ -60,29 +54,55 @@ class PriceBook:
     licence: str
     entries: tuple[PriceEntry, ...]
     currency: Literal["USD"] = "USD"
+    tools: tuple[ToolPrice, ...] = ()
+    contracts: tuple[Contract, ...] = ()
     version: str = field(init=False)
-    _index: dict[_Slot, tuple[PriceEntry, ...]] = field(init=False, repr=False, compare=False)
+    _index: BookIndex = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if faults := list(overlaps(self.entries)):
-            raise PriceBookError(faults)
-        object.__setattr__(self, "entries", tuple(sorted(self.entries, key=_order)))
+        lists: dict[str, Any] = {
+            name: tuple(sorted(getattr(self, name), key=_order))
+            for name in ("entries", "tools", "contracts")
+        }
+        for items in lists.values():
+            if faults := [Fault(0, "", message) for _, message in overlaps(items)]:
+                raise PriceBookError(faults)
+        for name, items in lists.items():
+            object.__setattr__(self, name, items)
         object.__setattr__(self, "version", _version(_content(self)))
-        object.__setattr__(self, "_index", _indexed(self.entries))
+        object.__setattr__(self, "_index", BookIndex(**lists))
 
     def find(
-        self, model: str, provider: str | None = None, at: int | None = None
-    ) -> PriceEntry | None:
+        self, model: str, provider: str | None = None, at: int | None = None,
+        tenant_id: str | None = None,
+    ) -> PriceEntry | None:  # fmt: skip
         """The entry in force at an instant (µs UTC; None: the latest one), or None.
 
-        Order: the key `model` of that provider; the key "<provider>/<model>"; the key `model` of
-        no provider in particular; the key `model` of the only provider that has it.
+        Order, for the tenant's own entries before those for all: the key `model` of that provider;
+        the key "<provider>/<model>"; the key `model` of no provider in particular; the key `model`
+        of the only provider that has it.
         """
-        for slot in ((provider, model), (None, model)):
-            for entry in self._index.get(slot, ()):
-                if at is None or entry.holds_at(at):
-                    return entry
-        return None
+        return self._index.entry(model, provider, at, tenant_id)
+
+    def tool(
+        self, tool_name: str, tool_server: str | None, at: int, tenant_id: str | None = None
+    ) -> ToolPrice | None:
+        """What a call of a tool costs at an instant (µs UTC), or None.
+
+        Order, for the tenant's own prices before those for all: name and server, name on any
+        server, any tool of the server, any tool.
+        """
+        return self._index.tool(tool_name, tool_server, at, tenant_id)
+
+    def contract(
+        self, tenant_id: str, provider: str, models: Iterable[str], at: int
+    ) -> Contract | None:
+        """The most specific contract of a tenant at an instant (µs UTC), or None.
+
+        Order: provider and model, model, provider, all usage; `models` are the names that the model
+        goes by, the preferred one first.
+        """
+        return self._index.contract(tenant_id, provider, models, at)
 
     def matching(self, text: str) -> tuple[PriceEntry, ...]:
         """Entries whose model key or provider contains `text`, whatever its case."""
@@ -92,8 +112,12 @@ class PriceBook:
     def to_json(self) -> str:
         """The book as a file, one entry per line; equal books give equal text."""
         head = {**_content(self), "version": self.version}
-        entries = ",\n".join(_canonical(entry) for entry in head.pop("entries"))
-        return f'{_canonical(head)[:-1]},"entries":[\n{entries}\n]}}\n'
+        lists = [
+            f'"{name}":[\n' + ",\n".join(_canonical(item) for item in head.pop(name)) + "\n]"
+            for name in ("entries", "tools", "contracts")
+            if name in head
+        ]
+        return f"{_canonical(head)[:-1]},{','.join(lists)}}}\n"
 
 
 def load_book(text: str) -> PriceBook:
@@ -103,7 +127,8 @@ def load_book(text: str) -> PriceBook:
     """
     book_text = read_book(text)
     head = book_text.head
-    book = PriceBook(head["book_id"], head["source"], head["licence"], book_text.entries)
+    book = PriceBook(head["book_id"], head["source"], head["licence"], book_text.entries,
+                     tools=book_text.tools, contracts=book_text.contracts)  # fmt: skip
     if head.get("version") not in (None, book.version):
         message = f"the content has version {book.version}; put that here or leave `version` out"
         raise PriceBookError([book_text.fault(("version",), message)])
@@ -117,7 +142,7 @@ def default_book() -> PriceBook:
 
 
 def subset(book: PriceBook, models: Iterable[str], book_id: str) -> PriceBook:
-    """A book of the entries with these model keys only.
+    """A book of the entries with these model keys only, with all tools and contracts.
 
     Raises PriceBookError naming every key that the book lacks.
     """
@@ -127,58 +152,48 @@ def subset(book: PriceBook, models: Iterable[str], book_id: str) -> PriceBook:
             Fault(0, "", f"{model} is not in price book {book.book_id}") for model in missing
         )
     chosen = tuple(entry for entry in book.entries if entry.model in wanted)
-    return PriceBook(book_id, book.source, book.licence, chosen)
-
-
-def names_of(provider: str) -> tuple[str, ...]:
-    """The names under which events may carry a provider: OTel's and the key prefix."""
-    return tuple(dict.fromkeys((provider, KEY_PREFIXES.get(provider, provider))))
-
-
-def _indexed(entries: Iterable[PriceEntry]) -> dict[_Slot, tuple[PriceEntry, ...]]:
-    exact: dict[_Slot, list[PriceEntry]] = defaultdict(list)
-    qualified: dict[_Slot, list[PriceEntry]] = defaultdict(list)
-    owners: dict[str, set[str]] = defaultdict(set)
-    for entry in sorted(entries, key=start_of, reverse=True):
-        if entry.provider is None:
-            exact[None, entry.model].append(entry)
-            continue
-        owners[entry.model].add(entry.provider)
-        for name in names_of(entry.provider):
-            exact[name, entry.model].append(entry)
-            prefix, slash, rest = entry.model.partition("/")
-            if slash and prefix in names_of(entry.provider):
-                qualified[name, rest].append(entry)
-    bare: dict[_Slot, list[PriceEntry]] = {
-        (None, model): exact[next(iter(providers)), model]
-        for model, providers in owners.items()
-        if len(providers) == 1
-    }
-    return {slot: tuple(found) for slot, found in (bare | qualified | exact).items()}
+    return replace(book, book_id=book_id, entries=chosen)
 
 
 def _content(book: PriceBook) -> dict[str, Any]:
+    lists = {
+        "tools": [_tool_fields(tool) for tool in book.tools],
+        "contracts": [_contract_fields(contract) for contract in book.contracts],
+    }
     return {
         "book_id": book.book_id,
         "currency": book.currency,
         "source": book.source,
         "licence": book.licence,
-        "entries": [_fields(entry) for entry in book.entries],
+        "entries": [_entry_fields(entry) for entry in book.entries],
+        **{name: listed for name, listed in lists.items() if listed},
     }
 
 
-def _order(entry: PriceEntry) -> tuple[str, str, int]:
-    return entry.model, entry.provider or "", start_of(entry)
+def _order(item: PriceEntry | ToolPrice | Contract) -> tuple[str, str, str, int]:
+    if isinstance(item, ToolPrice):
+        names = (item.tool_name, item.tool_server)
+    else:
+        names = (item.model, item.provider)
+    return names[0] or "", names[1] or "", item.tenant_id or "", start_of(item)
 
 
-def _fields(entry: PriceEntry) -> dict[str, Any]:
-    interval = {"effective_from": entry.effective_from, "effective_to": entry.effective_to}
-    stated = {"provider": entry.provider, **interval}
-    return {
-        "model": entry.model,
-        **{name: value for name, value in stated.items() if value is not None},
-        "tiers": [_tier_fields(tier) for tier in entry.tiers],
-    }
+def _entry_fields(entry: PriceEntry) -> dict[str, Any]:
+    tiers = [_tier_fields(tier) for tier in entry.tiers]
+    return _stated(entry, "model", "provider") | {"tiers": tiers}
+
+
+def _tool_fields(tool: ToolPrice) -> dict[str, Any]:
+    return _stated(tool, "tool_name", "tool_server") | {"rates_pusd": dict(tool.rates_pusd)}
+
+
+def _contract_fields(contract: Contract) -> dict[str, Any]:
+    return _stated(contract, "model", "provider") | {"multiplier": contract.text}
+
+
+def _stated(item: PriceEntry | ToolPrice | Contract, *names: str) -> dict[str, Any]:
+    fields = {n: getattr(item, n) for n in (*names, "tenant_id", "effective_from", "effective_to")}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tier_fields(tier: Tier) -> dict[str, Any]:

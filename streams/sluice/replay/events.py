@@ -28,7 +28,7 @@ _COUNTED = (
 _OPTIONAL = (
     "response_model", "service_tier", "cache_write_by_ttl", "tokens_by_modality", "units",
     "server_tool_requests", "cost_pusd", "cost_source", "decision_id", "policy_version",
-    "estimated_cost_pusd", "finish_reason",
+    "estimated_cost_pusd", "finish_reason", "tool_name", "tool_server", "gpu_us", "kv_byte_ms",
 )  # fmt: skip
 
 Event = dict[str, Any]

@@ -2,8 +2,9 @@
 
 Nothing of `sluice.metering` is used: counts come from the gateways' ledgers, prices from the price
 book's JSON as decimal US dollars, arithmetic from `decimal`. What this does not price by itself
-(service tiers, cached or unknown modalities, cache lifetimes, long contexts, entries that hold for
-a time) it names instead of guessing.
+(service tiers, cached or unknown modalities, cache lifetimes, long contexts, other units than
+tokens, prices of tools and GPU time, contracts, corrections, entries that hold for a time) it names
+instead of guessing.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from sluice.replay.ledger import read_lines
 MEASURES = ("events", "input_tokens", "output_tokens", "cost_pusd")
 _PUSD_PER_USD = Decimal(10) ** 12
 _EXACT = Context(prec=60)
-_BEYOND = ("service_tier", "cache_write_by_ttl")
+_BEYOND = ("service_tier", "cache_write_by_ttl", "units", "server_tool_requests")
+_MEASURED = ("gpu_us", "kv_byte_ms")
 # Key of tokens_by_modality -> the rate of these tokens, and the class that they are taken from.
 _MODALITIES = {f"{way}.{name}": (f"{way}_{name}", way)
                for way in ("input", "output") for name in ("image", "audio", "video")}  # fmt: skip
+_PLAIN = frozenset({"input", "cache_read", "cache_write", "output", "reasoning", "request"})
 _RUN = frozenset({"inference", "embedding"})
 _NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
 
@@ -60,13 +63,20 @@ class Totals:
 
 
 class UsdBook:
-    """Rates in US dollars per token, of entries that have one plain tier from always to always."""
+    """Rates in US dollars per token, of entries that have one plain tier from always to always.
 
-    def __init__(self, entries: Iterable[Mapping[str, Any]]) -> None:
+    `has_tools`: the book knows what tools cost; `tenants`: who has prices of their own.
+    """
+
+    def __init__(self, book: Mapping[str, Any]) -> None:
         self._rates: dict[tuple[str, str | None], UsdRates] = {}
         self._timed: set[str] = set()
-        for entry in entries:
-            self._take(entry)
+        self.has_tools = bool(book.get("tools"))
+        own = (*book["entries"], *book.get("tools", ()), *book.get("contracts", ()))
+        self.tenants = {item["tenant_id"] for item in own if item.get("tenant_id")}
+        for entry in book["entries"]:
+            if not entry.get("tenant_id"):
+                self._take(entry)
 
     def find(self, model: str, provider: str) -> UsdRates | None:
         """Rates of a model at a provider, else of any, else of the only provider that has it."""
@@ -92,7 +102,7 @@ class UsdBook:
 
 def usd_prices(book_json: str) -> UsdBook:
     """The prices in a price book's JSON."""
-    return UsdBook(json.loads(book_json, parse_float=Decimal)["entries"])
+    return UsdBook(json.loads(book_json, parse_float=Decimal))
 
 
 def count(ledgers: Iterable[Path], prices: UsdBook) -> Totals:
@@ -114,14 +124,21 @@ def price_pusd(facts: Mapping[str, Any], book: UsdBook) -> int | None:
     """
     if facts.get("cost_source") == "provider" and facts.get("cost_pusd") is not None:
         return int(facts["cost_pusd"])
-    if facts["event_type"] == "tool" and not (facts["input_tokens"] or facts["output_tokens"]):
-        return 0
-    if any(facts.get(name) for name in _BEYOND):
+    is_tool = facts["event_type"] == "tool"
+    if any(facts.get(name) for name in _BEYOND) or facts["event_type"] == "correction":
+        return None
+    if facts.get("tenant_id") in book.tenants or (is_tool and book.has_tools):
         return None
     usd = book.find(facts.get("response_model") or facts["request_model"], facts["provider_name"])
+    if any(facts.get(name) and (usd is None or name in usd) for name in _MEASURED):
+        return None
+    if is_tool and not (facts["input_tokens"] or facts["output_tokens"]):
+        return 0
     tokens = _tokens(facts)
     if usd is None or "input" not in usd or "output" not in usd or tokens is None:
         return None
+    if not any(usd.get(name) for name in ("input", "output", "request")) and usd.keys() - _PLAIN:
+        return None  # billed by another unit, which the event may lack
     with localcontext(_EXACT):
         pico = _usd(facts, tokens, usd) * _PUSD_PER_USD
         if pico != pico.to_integral_value():

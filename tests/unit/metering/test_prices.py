@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from sluice.metering.prices import (
+    Contract,
     Fault,
     PriceBook,
     PriceBookError,
     PriceEntry,
+    ToolPrice,
     default_book,
     load_book,
     subset,
@@ -214,3 +218,56 @@ def test_the_packaged_book_names_its_origin() -> None:
     assert "BerriAI/litellm" in book.source
     assert book.licence == "MIT"
     assert len(book.entries) >= 60
+
+
+def test_tools_and_contracts_survive_the_file() -> None:
+    """Equal multipliers give one version, however they are written."""
+    tool = {"tool_name": "search", "rates_pusd": {"tool_call": 5}, "effective_from": 3}
+    books = [
+        load_book(_text(tools=[tool], contracts=[{"tenant_id": "t", "multiplier": text}]))
+        for text in ("0.85", "0.850")
+    ]
+    assert books[0].version == books[1].version
+    assert load_book(books[0].to_json()) == books[0]
+    assert books[0].tools == (ToolPrice("search", None, {"tool_call": 5}, 3),)
+    assert books[0].contracts == (Contract("t", Decimal("0.85")),)
+
+
+def test_a_tenants_own_entries_are_preferred() -> None:
+    """With the same order of look-ups among themselves; others never see them."""
+    general = _entry("m", 1, "p")
+    own = replace(_entry("m", 2, "p"), tenant_id="t")
+    later = replace(_entry("p/m", 3, "p", start=10), tenant_id="u")
+    book = _book(general, own, later)
+    found = [book.find("m", "p", at, tenant)
+             for at, tenant in ((9, "t"), (9, None), (9, "x"), (9, "u"), (10, "u"))]  # fmt: skip
+    assert [e.rates_pusd()["input"] if e else None for e in found] == [2, 1, 1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("over", "path"),
+    [
+        ({"tools": [{"rates_pusd": {"input": 1}}]}, "tools[0].rates_pusd.input"),
+        ({"tools": [{"tool_name": "x", "rates_pusd": {}}]}, "tools[0].rates_pusd"),
+        ({"tools": [{"rates_pusd": {"tool_call": 1}}] * 2}, "tools[1]"),
+        ({"tools": [{"rates_pusd": {"tool_call": 1}, "effective_from": 5, "effective_to": 5}]},
+         "tools[0].effective_to"),
+        ({"contracts": [{"multiplier": "1"}]}, "contracts[0].tenant_id"),
+        ({"contracts": [{"tenant_id": "t", "multiplier": 0.85}]}, "contracts[0].multiplier"),
+        ({"contracts": [{"tenant_id": "t", "multiplier": "-1"}]}, "contracts[0].multiplier"),
+        ({"contracts": [{"tenant_id": "t", "multiplier": "1000"}]}, "contracts[0].multiplier"),
+        ({"contracts": [{"tenant_id": "t", "multiplier": "1", "effective_to": 3},
+                        {"tenant_id": "t", "multiplier": "2", "effective_from": 2}]},
+         "contracts[1]"),
+    ],
+)  # fmt: skip
+def test_faults_in_tools_and_contracts_have_their_place(over: dict[str, Any], path: str) -> None:
+    """Unknown classes, empty rates, double prices, multipliers that are none."""
+    assert [found for _, found, _ in _faults(_text(**over))] == [path]
+
+
+def test_a_multiplier_that_no_file_could_hold_is_refused() -> None:
+    """So that every book can be written and read back."""
+    for text in ("-0.5", "1000", "NaN", "0.1234567891"):
+        with pytest.raises(ValueError, match="no multiplier"):
+            Contract("t", Decimal(text))

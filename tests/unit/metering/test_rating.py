@@ -112,7 +112,8 @@ def test_reasoning_costs_what_output_costs_unless_stated() -> None:
     """That is how providers bill it, so it is no assumption."""
     book = _book(_entry(input=100, output=1000))
     rated = cost(book, _event(output_tokens=5, reasoning_output_tokens=3))
-    assert rated == (5000, "estimate", book.version, ())
+    parts = (("output", 2, 2000), ("reasoning", 3, 3000))
+    assert rated == (5000, "estimate", book.version, (), parts)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,8 @@ def test_what_the_provider_billed_wins() -> None:
     """Its amount needs no price, not even a book; other sources of a cost do not count."""
     billed = {"cost_pusd": 42, "cost_source": "provider", "input_tokens": 1}
     assert _pusd(_book(FULL), **billed) == 42
-    assert cost(None, _event(**billed)) == (42, "provider", None, ())
+    parts = (("input", 1, 0), ("unclassified", 1, 42))
+    assert cost(None, _event(**billed)) == (42, "provider", None, (), parts)
     assert _pusd(_book(FULL), **billed | {"cost_source": "estimate"}) == 100
 
 
@@ -172,12 +174,21 @@ def test_a_tool_call_is_free_and_says_that_it_has_no_price() -> None:
     assert _pusd(_book(FULL), event_type="tool", input_tokens=2) == 200
 
 
-@pytest.mark.parametrize("name", ["units", "server_tool_requests"])
-def test_other_units_are_named_as_not_priced(name: str) -> None:
-    """The tokens are billed; the result says what is missing in the sum."""
-    rated = cost(_book(FULL), _event(input_tokens=1, **{name: _quantities(images=2)}))
+@pytest.mark.parametrize(
+    ("name", "key", "said", "counted"),
+    [
+        ("units", "images", "images not priced", 1),
+        ("units", "input", "units input not priced", 0),
+        ("server_tool_requests", "web_search", "web_search not priced", 1),
+        ("server_tool_requests", "images", "server_tool_requests images not priced", 0),
+    ],
+)
+def test_other_units_are_named_as_not_priced(name: str, key: str, said: str, counted: int) -> None:
+    """The tokens are billed; the result says what is missing, and counts it if it is a class."""
+    rated = cost(_book(FULL), _event(input_tokens=1, **{name: _quantities(**{key: 2})}))
     assert rated is not None
-    assert (rated.cost_pusd, rated.assumptions) == (100, (f"{name} not priced",))
+    assert (rated.cost_pusd, rated.assumptions) == (100, (said,))
+    assert rated.parts == (("input", 1, 100), (key, 2, 0))[: 1 + counted]
 
 
 def test_a_request_fee_is_billed_once_per_request_that_ran() -> None:
@@ -274,4 +285,5 @@ def test_a_cost_beyond_64_bits_is_an_error() -> None:
 def test_the_demo_event_has_a_price() -> None:
     """The packaged book prices Llama 2 7B: 0.05 and 0.25 USD per million tokens."""
     rated = cost(default_book(), usage(input_tokens=1_000_000, output_tokens=1_000_000))
-    assert rated == (300_000_000_000, "estimate", default_book().version, ())
+    parts = (("input", 10**6, 50_000_000_000), ("output", 10**6, 250_000_000_000))
+    assert rated == (300_000_000_000, "estimate", default_book().version, (), parts)

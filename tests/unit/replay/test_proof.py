@@ -90,6 +90,10 @@ def test_dollar_prices_match_the_original_list(shared_traces: Path) -> None:
         ({"tokens_by_modality": [{"key": "cache_read.audio", "value": 1}]}, None),
         ({"tokens_by_modality": [{"key": "input.image", "value": 1}] * 2}, None),
         ({"cache_write_by_ttl": [{"key": "3600", "value": 1}]}, None),
+        ({"units": [{"key": "images", "value": 1}]}, None),
+        ({"server_tool_requests": [{"key": "web_search", "value": 1}]}, None),
+        ({"event_type": "correction", "cost_pusd": -5}, None),
+        ({"gpu_us": 5}, 1000 * 2_500_000 + 100 * 10_000_000),
     ],
 )  # fmt: skip
 def test_an_event_costs_what_the_list_says_or_is_left_to_the_meter(
@@ -128,6 +132,29 @@ def test_entries_that_are_not_plain_are_not_guessed(entry: dict[str, Any]) -> No
     """Prices that hold for a time, change with the context or lack output stay the meter's."""
     book = usd_prices(json.dumps({"entries": [{"model": "m", **entry}]}))
     assert price_pusd(FACTS | {"request_model": "m"}, book) is None
+
+
+@pytest.mark.parametrize(
+    ("lists", "over"),
+    [
+        ({"tools": [{"rates_pusd": {"tool_call": 5}}]}, {"event_type": "tool"}),
+        ({"contracts": [{"tenant_id": "acme", "multiplier": "0.5"}]}, {}),
+        ({"rates_pusd": {"input": 1, "output": 1, "gpu_us": 1}}, {"gpu_us": 5}),
+        ({"rates_pusd": {"input": 0, "output": 0, "images": 1}}, {}),
+        ({"tenant_id": "acme"}, {}),
+    ],
+)  # fmt: skip
+def test_prices_beyond_tokens_are_left_to_the_meter(
+    lists: dict[str, Any], over: dict[str, Any]
+) -> None:
+    """Tools, contracts, GPU time, units, a tenant's own entry: named, not guessed."""
+    plain = {"model": "gpt-4o", "tiers": [{"rates_pusd": {"input": 1, "output": 1}}]}
+    rates = lists.pop("rates_pusd", None)
+    own = plain | lists if "tenant_id" in lists else plain
+    entries = [own | {"tiers": [{"rates_pusd": rates}]} if rates else own]
+    whole = {"entries": entries} | ({} if "tenant_id" in lists else lists)
+    assert price_pusd(FACTS | over, usd_prices(json.dumps(whole))) is None
+    assert price_pusd(FACTS | over, usd_prices(json.dumps({"entries": [plain]}))) is not None
 
 
 def test_a_request_fee_counts_per_call_that_ran() -> None:
