@@ -26,7 +26,6 @@ def scrape(stack: Stack, worker: str) -> dict[str, float]:
 
 def test_workers_tell_what_they_applied(stack: Stack) -> None:
     """Counters follow the events, nothing lags in the end, and every name is in the table."""
-
     files = [stack.folder / "status" / f"{worker}.json" for worker in WORKERS]
     until(lambda: all(file.exists() for file in files), what="all workers' status")
 
