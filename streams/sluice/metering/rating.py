@@ -49,7 +49,8 @@ def cost(book: PriceBook | None, event: Mapping[str, Any]) -> Cost | None:
 
     What the provider billed wins over the book. The price is that of `occurred_at`, the model
     `response_model`, else `request_model`; for the order of look-ups see PriceBook.find. Admission
-    and GPU records cost nothing. A correction costs its deltas and no request fee.
+    and GPU records cost nothing. A correction costs the delta that it carries; without one, its
+    token deltas and no request fee.
 
     Raises OverflowError where the cost leaves 64 bits.
     """
@@ -58,6 +59,10 @@ def cost(book: PriceBook | None, event: Mapping[str, Any]) -> Cost | None:
     if event_type in _FREE_TYPES:
         return Cost(0, "estimate", version)
     billed = event.get("cost_pusd")
+    if billed is not None and event_type == "correction":
+        # Its delta was worked out against what the original cost, and by the book that it names.
+        said_by = event["cost_source"] or "estimate"
+        return Cost(checked_sum(billed, 0), said_by, event["price_book_version"])
     if billed is not None and event.get("cost_source") == "provider":
         return Cost(checked_sum(billed, 0), "provider", version)
     if event_type == "tool" and not (event["input_tokens"] or event["output_tokens"]):

@@ -109,7 +109,7 @@ class Storing:
         rated = cost(book, event) if priced else None
         event |= {
             "cost_pusd": None if rated is None else rated.cost_pusd,
-            "price_book_version": book.version if priced and book else event["price_book_version"],
+            "price_book_version": _book_version(event, book),
             "unpriced": int(priced and rated is None),
             "occurred_at_clamped": min(event["occurred_at"], position.time + FUTURE_US),
             "source_partition": partition,
@@ -165,6 +165,14 @@ class Storing:
                 "arrived_at": record.timestamp * 1000,
             }
         )  # fmt: skip
+
+
+def _book_version(event: dict[str, Any], book: PriceBook | None) -> str | None:
+    """The book that an event was priced by; a correction says itself which one that is."""
+    stated: str | None = event["price_book_version"]
+    if book is None or event["event_type"] == "admission":
+        return stated
+    return stated or book.version if event["event_type"] == "correction" else book.version
 
 
 _ACTIVATE = MAGIC + fingerprint("Activate")
