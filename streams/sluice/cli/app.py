@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sluice.cli import data, rules, stack
+from sluice.cli import corrections, data, export, rules, stack
 from sluice.cli.common import EXIT_AWAY, EXIT_USAGE, errors
 from sluice.errors import OutsideError, SluiceError
 
@@ -21,6 +21,8 @@ app = typer.Typer(
 stack.register(app)
 data.register(app)
 rules.register(app)
+corrections.register(app)
+export.register(app)
 
 
 def main() -> None:
