@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sluice.errors import ConfigError
 from sluice.settings import Settings, load_settings
 
 Dir = Annotated[
@@ -53,3 +55,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for row in rows:
         drawn.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
     console.print(drawn)
+
+
+def instant(text: str, option: str) -> int:
+    """µs UTC of a date or an ISO 8601 instant; without an offset it is UTC."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write 2026-10-01 or 2026-10-01T12:00:00Z") from error
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    whole = when.replace(microsecond=0)
+    return int(whole.timestamp()) * 1_000_000 + when.microsecond

@@ -40,13 +40,15 @@ def withdraw_policy(settings: Settings, policy_id: str) -> None:
 
 def publish_price_book(settings: Settings, book: PriceBook) -> None:
     """Publish a price book and make it the one in force."""
-    fields = {
-        "book_id": book.book_id, "version": book.version, "currency": "USD",
-        "source": book.source, "effective_from": None, "body": book.to_json(),
-        "published_at": _now(),
-    }  # fmt: skip
-    name = ("price_book", book.book_id, book.version)
-    _publish(settings, topics(settings).reference, name, encode("PriceBook", fields))
+    name, value = _book_record(book)
+    _publish(settings, topics(settings).reference, name, value)
+
+
+def keep_price_book(settings: Settings, book: PriceBook) -> None:
+    """Publish a price book without a change of what is in force, so that its version is known."""
+    name, value = _book_record(book)
+    reference = topics(settings).reference
+    _send(_producer(settings), [(reference, 0, reference_key(name), value)])
 
 
 def publish_baseline(settings: Settings, baseline: Baseline) -> None:
@@ -67,6 +69,15 @@ def ensure_price_book(settings: Settings) -> str | None:
     book = default_book()
     publish_price_book(settings, book)
     return book.version
+
+
+def _book_record(book: PriceBook) -> tuple[Name, bytes]:
+    fields = {
+        "book_id": book.book_id, "version": book.version, "currency": "USD",
+        "source": book.source, "effective_from": None, "body": book.to_json(),
+        "published_at": _now(),
+    }  # fmt: skip
+    return ("price_book", book.book_id, book.version), encode("PriceBook", fields)
 
 
 def _publish(settings: Settings, topic: str, name: Name, value: bytes) -> None:
