@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Audit:
     sums: Mapping[str, Sums]
     ledgers: int
     differences: list[str]
-    holes: list[Mapping[str, Any]]
+    holes: Sequence[Mapping[str, Any]]
 
     @property
     def equal(self) -> bool:
@@ -41,7 +41,7 @@ class Audit:
 
 def audit(
     counted: Sums, charged: Mapping[LedgerName, int], stored: Stored,
-    holes: list[Mapping[str, Any]],
+    holes: Sequence[Mapping[str, Any]],
 ) -> Audit:  # fmt: skip
     """Hold a recount against what is stored."""
     sums = {"recount": counted, **stored.tables}

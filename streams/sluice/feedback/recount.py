@@ -36,13 +36,23 @@ class LedgerName(NamedTuple):
 
 
 class UsageRecord(Protocol):
-    """One record of the usage topic; `timestamp` is the broker's, in ms."""
+    """One record of the usage topic."""
 
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Broker time, ms."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The tenant."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The framed record."""
 
 
 class Published(Protocol):
@@ -126,7 +136,7 @@ class Recount:
 
     def _activate(self, place: _Place, fields: Mapping[str, Any]) -> None:
         kind, ident, version = fields["kind"], fields["id"], fields["version"]
-        found = self._published.get((kind, ident, version)) if version else None
+        found: Any = self._published.get((kind, ident, version)) if version else None
         if version and found is None:
             return  # the meter refuses it, too
         if kind == "price_book":

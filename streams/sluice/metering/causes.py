@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sluice.metering.classes import MEASURED_CLASSES, TOKEN_CLASSES
 from sluice.metering.rating import Part
 
 CAUSES = (
@@ -19,8 +20,9 @@ CAUSES = (
 FIRST_PASS, RETRY, HEDGE, RECOMPUTE, QUEUE_HOLD, LOOP, ABANDONED, CONTEXT_GROWTH = range(
     len(CAUSES)
 )
-_NEW_INPUT = ("input", "cache_write")
-_TIMED = ("gpu_us", "kv_byte_ms")
+_NEW_INPUT = frozenset(k for k in TOKEN_CLASSES if k.startswith(("input", "cache_write")))
+_INPUT = _NEW_INPUT | {k for k in TOKEN_CLASSES if k.startswith("cache_read")}
+_TIMED = frozenset(MEASURED_CLASSES)
 
 Split = tuple[int, ...]
 NOTHING: Split = (0,) * len(CAUSES)
@@ -90,7 +92,7 @@ def _input_shares(
     beyond = min(tokens - context.usual_input, tokens - again) if context.usual_input else 0
     if beyond <= 0:
         return recompute, 0
-    rest = _cost_of(parts, (*_NEW_INPUT, "cache_read")) - recompute
+    rest = _cost_of(parts, _INPUT) - recompute
     return recompute, rest * beyond // (tokens - again)
 
 
@@ -98,12 +100,11 @@ def _waiting(event: Mapping[str, Any], parts: Sequence[Part]) -> int:
     waited, lasted = event["queue_us"], event["latency_us"]
     if not waited or not lasted:
         return 0
-    return _cost_of(parts, _TIMED) * min(waited, lasted) // lasted
+    return int(_cost_of(parts, _TIMED) * min(waited, lasted) // lasted)
 
 
-def _cost_of(parts: Sequence[Part], families: tuple[str, ...]) -> int:
-    """Cost of classes that carry one of these names or begin with it (cache_write_3600)."""
-    return sum(part.cost_pusd for part in parts if part.key.startswith(families))
+def _cost_of(parts: Sequence[Part], classes: frozenset[str]) -> int:
+    return sum(part.cost_pusd for part in parts if part.key in classes)
 
 
 def allocate(tail_pusd: int, shares: Split) -> Split:

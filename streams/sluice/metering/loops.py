@@ -23,7 +23,7 @@ def symbol_of(event: Mapping[str, Any]) -> int | None:
     """A 63-bit symbol of a tool call, odd if it failed; None where its arguments are not hashed."""
     if event["event_type"] != "tool" or event["tool_args_hash"] is None:
         return None
-    failed = event["outcome"] == "error"
+    failed = int(event["outcome"] == "error")
     text = "\x1f".join((event["tool_name"] or "", event["tool_args_hash"],
                         event["result_hash"] or ""))  # fmt: skip
     return number_of(text) >> 1 << 1 | failed

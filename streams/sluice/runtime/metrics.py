@@ -64,7 +64,7 @@ class Metrics:
 
     def __init__(self, sample: Callable[[], Iterable[Sample]] = lambda: ()) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Collector(sample))  # type: ignore[arg-type]
+        self._registry.register(_Collector(sample))
         self.chunk_records = self._histogram("sluice_chunk_records", _SIZES)
         self.checkpoint_seconds = self._histogram("sluice_checkpoint_seconds", _SECONDS)
         self.loop_seconds = self._histogram("sluice_loop_seconds", _SECONDS)

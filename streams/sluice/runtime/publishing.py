@@ -72,7 +72,8 @@ class Publishing:
         ledgers = any(ledger.dirty for ledger in state.ledgers.values())
         if state.windows.dirty or state.tasks.dirty or ledgers:
             dues.append(_next(time, PUBLISH_S))
-        if any(s.dirty for s in (*state.sources.rows.values(), *state.cohorts.rows.values())):
+        sources_wait = any(sums.dirty for sums in state.sources.rows.values())
+        if sources_wait or any(sums.dirty for sums in state.cohorts.rows.values()):
             dues.append(_next(time, ROUND_S))
         return min((due for due in dues if due is not None), default=None)
 
