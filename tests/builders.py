@@ -11,7 +11,7 @@ from sluice.enforcement.policy_file import load_policy
 from sluice.metering.prices import PriceBook, default_book
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
-from sluice.wire.codec import encode
+from sluice.wire.codec import decode, encode
 from sluice.wire.topics import Topics
 
 NOW = 1_800_000_000_000_000
@@ -84,6 +84,16 @@ def usage(number: int = 1, **over: Any) -> dict[str, Any]:
         "usage_source": "provider", "outcome": "ok",
     }  # fmt: skip
     return event | over
+
+
+def arrived(number: int = 1, **over: Any) -> dict[str, Any]:
+    """A usage event as its reader sees it: every field of the schema, defaults filled in."""
+    return decode(encode("UsageEvent", usage(number, **over)))[1]
+
+
+def tick(offset: int, at: int) -> FakeRecord:
+    """A record that only moves time."""
+    return FakeRecord(offset, at // 1000, None, encode("Tick", {}))
 
 
 def record(offset: int, event: dict[str, Any] | bytes, *, at: int = NOW, key: str | None = None,

@@ -196,7 +196,10 @@ def is_good(event: Mapping[str, Any]) -> bool:
 
 
 def _correct(row: WindowSums, event: Mapping[str, Any], label: Label) -> None:
-    """Move the original's cost in the histograms from what it was to what it is."""
+    """Move the original's cost in the histogram from what it was to what it is.
+
+    Its latency is not known: what a correction says of latency is a signed change like the rest.
+    """
     row.corrections += 1
     delta, before = label.cost_pusd, event["original_cost_pusd"]
     if delta is None:
@@ -208,8 +211,6 @@ def _correct(row: WindowSums, event: Mapping[str, Any], label: Label) -> None:
         histogram.add(row.cost, max(0, before), -before, count=-1)
     after = (before or 0) + delta
     histogram.add(row.cost, max(0, after), after)
-    if event["latency_us"] is not None:
-        histogram.add(row.latency, event["latency_us"], delta, count=0)
 
 
 def _one_more(counts: Counts, key: str | None) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.builders import (
+    MODEL,
     NOW,
     TOPICS,
     FakeRecord,
@@ -10,12 +13,14 @@ from tests.builders import (
     activate,
     governed,
     record,
+    tick,
     usage,
 )
 
+from sluice.metering.baselines import Baseline, Norm
 from sluice.metering.prices import default_book
 from sluice.runtime.storing import Position, Storing
-from sluice.wire.codec import encode
+from sluice.wire.codec import decode, encode
 
 
 def storing(references: FakeReferences) -> Storing:
@@ -95,6 +100,100 @@ def test_the_meter_s_outputs_become_rows_of_their_tables() -> None:
             for table, batch in rows.items():
                 found[table] = found.get(table, 0) + len(batch)
     assert found == {"decisions": 1, "budget_states": 1, "decision_lifts": 1, "dead_letters": 1}
+
+
+def test_windows_tasks_and_producers_are_stored_as_they_were_published() -> None:
+    """Every absolute row of the meter goes into its table field by field."""
+    part, _, start = governed()
+    part.apply([*start, record(2, usage(1, task_id="t")), tick(3, NOW + 10_000_000)])
+    sink = storing(FakeReferences())
+    found: dict[str, list[dict[str, Any]]] = {}
+    for out in part.take():
+        if out.topic in (TOPICS.windows, TOPICS.tasks, TOPICS.sources):
+            consumed = FakeRecord(0, NOW // 1000, out.key, out.value)
+            rows, _ = sink.rows(out.topic, out.partition, [consumed], Position(0))
+            found |= rows
+            assert next(iter(rows.values())) == [decode(out.value or b"")[1]]
+    assert {table: len(rows) for table, rows in found.items()} == {
+        "usage_windows": 1, "usage_tasks": 1, "usage_sources": 1,
+    }  # fmt: skip
+
+
+def baseline(q95: int) -> Baseline:
+    """A baseline that knows the model's short chats."""
+    return Baseline(1, {("chat", MODEL, "1k", ""): Norm(1_000_000, q95, 200)}, {})
+
+
+def test_events_have_the_bands_that_their_window_has() -> None:
+    """Costs, bands and classes of raw events add up to the meter's row, across two baselines."""
+    part, references, start = governed()
+    names = []
+    for known in (baseline(9_000_000), baseline(20_000_000)):
+        names.append(("baseline", "default", known.version))
+        references.held[names[-1]] = known
+    made = [
+        *start, record(2, usage(1)), activate(3, names[0]), record(4, usage(2)),
+        record(5, usage(3, event_type="embedding", operation_name="embeddings", output_tokens=0)),
+        activate(6, names[1]),
+        record(7, usage(4, output_tokens=900)), record(8, usage(5, request_model="unheard-of")),
+        record(9, usage(6, event_type="correction", corrects_event_id="e", cost_source="provider",
+                        cost_pusd=5_000_000, original_cost_pusd=18_000_000, output_tokens=20,
+                        baseline_q50_pusd=1_000_000, baseline_q95_pusd=20_000_000)),
+    ]  # fmt: skip
+    part.apply(made)
+    rows, _ = storing(references).rows(TOPICS.usage, 0, made, Position(0))
+    events = rows["usage_events"]
+    windows = part.state.windows.rows.values()
+    for place, name in enumerate(("body_pusd", "shoulder_pusd", "tail_pusd")):
+        assert sum(e[name] for e in events) == sum(w.bands[place] for w in windows)
+    assert sum(e["cost_pusd"] or 0 for e in events) == sum(w.cost_pusd for w in windows)
+    for e in events:
+        explained = sum(part["cost_pusd"] for part in e["usage_by_class"])
+        assert e["body_pusd"] + e["shoulder_pusd"] + e["tail_pusd"] == (e["cost_pusd"] or 0)
+        assert explained == (e["cost_pusd"] or 0)
+    assert [e["baseline_version"] for e in events] == [
+        "packaged", names[0][2], "packaged", names[1][2], None, names[1][2],
+    ]  # fmt: skip
+    assert [e["tail_pusd"] for e in events] == [0, 21_000_000, 0, 210_000_000, 0, 3_000_000]
+    assert events[3]["baseline_q95_pusd"] == 20_000_000
+
+
+def test_a_baseline_that_has_not_arrived_is_waited_for() -> None:
+    """No event behind its activation is stored before it is at hand."""
+    references, known = FakeReferences(), baseline(5)
+    name = ("baseline", "default", known.version)
+    sink, position = storing(references), Position(0)
+    made = [activate(0, name), record(1, usage(1))]
+    assert sink.rows(TOPICS.usage, 0, made, position)[1] == 0
+    assert sink.waiting_for == name
+    references.held[name] = known
+    assert sink.rows(TOPICS.usage, 0, made, position)[1] == 2
+    assert position.baseline == name[1:]
+
+
+def test_a_cost_that_no_sum_could_hold_is_not_stored() -> None:
+    """The meter refuses it as an overflow; the sink passes it instead of stopping."""
+    references = FakeReferences()
+    name = references.put(default_book())
+    made = [activate(0, name), record(1, usage(1, output_tokens=10**15)), record(2, usage(2))]
+    rows, done = storing(references).rows(TOPICS.usage, 0, made, Position(0))
+    assert (done, [e["source_offset"] for e in rows["usage_events"]]) == (3, [2])
+    part, _, start = governed()
+    part.apply([*start, *made[1:]])
+    assert part.state.header.counters["dead_letters.sum_overflow"] == 1
+
+
+def test_admission_events_have_no_cost_and_no_bands() -> None:
+    """What was refused costs nothing; its estimate stays an estimate."""
+    references = FakeReferences()
+    name = references.put(default_book())
+    refused = usage(1, event_type="admission", outcome="rejected", estimated_cost_pusd=9,
+                    output_tokens=0, input_tokens=0)  # fmt: skip
+    rows, _ = storing(references).rows(TOPICS.usage, 0, [activate(0, name), record(1, refused)],
+                                       Position(0))  # fmt: skip
+    (event,) = rows["usage_events"]
+    assert (event["cost_pusd"], event["unpriced"], event["tail_pusd"]) == (None, 0, 0)
+    assert (event["baseline_version"], event["estimated_cost_pusd"]) == (None, 9)
 
 
 def test_heartbeats_are_not_stored() -> None:
