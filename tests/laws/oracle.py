@@ -2,7 +2,7 @@
 
 It remembers whole sets where the meter keeps marks, prices with decimals, buckets by comparing
 powers, splits with fractions and looks for loops by cutting blocks. What it is told as facts:
-rates, baselines, packaged lengths, and how rating divides a cost over classes (whose sum it checks).
+rates, baselines, packaged lengths, and how rating divides a cost over classes (it checks the sum).
 """
 
 from __future__ import annotations
