@@ -63,16 +63,24 @@ def spread(parts: Sequence[Part], cost_pusd: int) -> tuple[Part, ...] | None:
     equal ones the earlier part. A share is that of an absolute amount, so that a negative cost is
     the mirror image of the positive one.
     """
-    total = sum(part.cost_pusd for part in parts)
+    total = sum([part.cost_pusd for part in parts])
     if total <= 0:
         return None
-    shares = [divmod(part.cost_pusd * abs(cost_pusd), total) for part in parts]
-    missing = abs(cost_pusd) - sum(share for share, _ in shares)
-    largest = sorted(range(len(parts)), key=lambda place: -shares[place][1])[:missing]
+    amount = abs(cost_pusd)
+    shares: list[int] = []
+    rests: list[int] = []
+    for part in parts:
+        share, rest = divmod(part.cost_pusd * amount, total)
+        shares.append(share)
+        rests.append(rest)
+    missing = amount - sum(shares)
+    if missing:
+        for place in sorted(range(len(rests)), key=rests.__getitem__, reverse=True)[:missing]:
+            shares[place] += 1
     sign = -1 if cost_pusd < 0 else 1
     return tuple(
-        part._replace(cost_pusd=sign * (share + (place in largest)))
-        for place, (part, (share, _)) in enumerate(zip(parts, shares, strict=True))
+        Part(key, quantity, sign * share)
+        for (key, quantity, _), share in zip(parts, shares, strict=True)
     )
 
 

@@ -70,7 +70,7 @@ def _billed(book: PriceBook | None, event: Mapping[str, Any], billed: int) -> Co
     if parts is None:
         quantities = at_list.parts if at_list else unpriced_parts(event)
         parts = (*quantities, *unclassified(1, billed))
-    return _checked(Cost(billed, "provider", _version(book), (), parts))
+    return Cost(checked_sum(billed, 0), "provider", _version(book), (), parts)
 
 
 def _checked(rated: Cost) -> Cost:
