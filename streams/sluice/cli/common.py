@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,10 @@ Dir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-console = Console()
+# Where no terminal says how wide it is, nothing is cut: a file or a pipe takes any width.
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240
+
+console = Console(width=_WIDE)
 errors = Console(stderr=True)
 
 EXIT_NO = 1

@@ -57,7 +57,7 @@ class Storage:
         self._moved: set[TP] = set()
         self._lock = asyncio.Lock()
         self.positions: dict[TP, Position] = {}
-        self.ends: dict[TP, int | None] = {}
+        self.lags: dict[TP, int] = {}
         self.stored: dict[str, int] = defaultdict(int)
         self.metrics = Metrics(self._samples)
         self.waiting: str | None = None
@@ -121,12 +121,19 @@ class Storage:
     def _samples(self) -> Iterator[Sample]:
         for table, rows in list(self.stored.items()):
             yield "sluice_stored_rows_total", (table,), rows
-        for tp, position in list(self.positions.items()):
-            end = self.ends.get(tp)
-            if end is not None:
-                lag = max(0, end - position.next_offset)
-                yield "sluice_lag_records", (tp.topic, str(tp.partition)), lag
+        for tp, lag in list(self.lags.items()):
+            yield "sluice_lag_records", (tp.topic, str(tp.partition)), lag
         yield "sluice_waiting", ("sink",), float(self.waiting is not None)
+
+    async def look_at_ends(self, consumer: Any) -> None:
+        """Find out how many records of each partition are not stored yet."""
+        for tp, position in list(self.positions.items()):
+            end = consumer.highwater(tp) or 0
+            reached = position.next_offset
+            if reached < end and tp not in self._moved:
+                # The rest may be transaction markers, which nobody delivers.
+                reached = max(reached, await consumer.position(tp) or 0)
+            self.lags[tp] = max(0, end - reached)
 
     async def _persist(self, call: Any, *args: Any) -> Any:
         loop = asyncio.get_running_loop()
@@ -189,7 +196,7 @@ def build(settings: Settings) -> WorkerApp:
 
     @app.timer(1.0)
     async def report() -> None:
-        storage.ends = {tp: app.consumer.highwater(tp) for tp in storage.positions}
+        await storage.look_at_ends(app.consumer)
         positions = [(tp.topic, tp.partition, p.next_offset) for tp, p in storage.positions.items()]
         write_status(settings.dir, "sink", {"positions": sorted(positions),
                                             "waiting": storage.waiting,
