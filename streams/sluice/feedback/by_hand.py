@@ -75,7 +75,7 @@ def _change(stands: Standing, wanted: Wanted, book: PriceBook | None) -> Change:
         return Change(wanted.cost_pusd, classes, version, BY_HAND, wanted.reason)
     event = {**stands.event, **wanted.tokens}
     _check_tokens(event)
-    if stands.by_hand or stands.original["cost_source"] in ("provider", "contract"):
+    if stands.by_hand:
         # The cost was set, not derived: other tokens do not move it.
         return Change(stands.net_pusd, stands.classes, version, "estimate", wanted.reason, event)
     rated = rate(book, event)

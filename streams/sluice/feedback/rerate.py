@@ -1,7 +1,7 @@
 """Re-rating: what stored usage costs under another price book, as corrections.
 
-Quantities stay; only what follows from the book changes. What a provider billed, what a contract or
-a person set, and what is too old to be corrected is left out and counted with its reason.
+Quantities stay; only what follows from the book changes. What a provider billed, what a person set,
+and what is too old to be corrected is left out and counted with its reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from sluice.wire.codec import END_MARK
 REASON = "rerate"
 # A correction reaches the broker after it was made: what is about to be too old counts as such.
 _MARGIN_US = 3_600_000_000
-_NOT_RERATED = {"provider": "billed by the provider", "contract": "priced by contract"}
 _UNPRICED = "no price in this book"
 _SENDER = {"source": "-", "source_epoch": "-", "source_seq": None, "end_mark": END_MARK}
 _DEFAULTS: dict[str, Any] = {
@@ -75,11 +74,20 @@ class Rerating:
         Rows are UsageEvents with the cost they were stored with.
         """
         for group in groups:
-            stands = standing(group)
-            if stands is None:
-                self.summary.left_out["original not stored"] += 1
-            elif (made := self._take(stands)) is not None:
+            try:
+                made = self._made(group)
+            except OverflowError:
+                self.summary.left_out["a sum beyond 64 bits"] += 1
+                continue
+            if made is not None:
                 yield made
+
+    def _made(self, group: Sequence[Row]) -> dict[str, Any] | None:
+        stands = standing(group)
+        if stands is not None:
+            return self._take(stands)
+        self.summary.left_out["original not stored"] += 1
+        return None
 
     def _take(self, stands: Standing) -> dict[str, Any] | None:
         line = self._line(stands.original)
@@ -103,9 +111,11 @@ class Rerating:
             self.summary.left_out[reason] += 1
             return None
         rated = rate(self._book, stands.event)
+        if rated is not None and rated.cost_pusd == stands.net_pusd:
+            return None
         if rated is not None:
-            return Change(rated.cost_pusd, classes_of(rated), self._book.version, "estimate",
-                          REASON)  # fmt: skip
+            classes = classes_of(rated)
+            return Change(rated.cost_pusd, classes, self._book.version, "estimate", REASON)
         if original["cost_pusd"] is None and stands.net_pusd is not None:
             # It had no price before a re-rating gave it one: that one is taken back.
             return Change(0, {}, self._book.version, "estimate", REASON)
@@ -120,8 +130,13 @@ class Rerating:
 def _set_elsewhere(stands: Standing) -> str | None:
     if stands.by_hand:
         return "corrected by hand"
-    stated = stands.original["cost_pusd"] is not None
-    return _NOT_RERATED.get(stands.original["cost_source"] or "") if stated else None
+    return "billed by the provider" if billed(stands) else None
+
+
+def billed(stands: Standing) -> bool:
+    """Whether the original's cost is the provider's bill."""
+    original = stands.original
+    return original["cost_source"] == "provider" and original["cost_pusd"] is not None
 
 
 def rate(book: PriceBook | None, event: Row) -> Cost | None:

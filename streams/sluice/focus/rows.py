@@ -38,6 +38,8 @@ _SERVICES = {
     "execute_tool": ("Tool calls", "Other (AI and Machine Learning)"),
 }
 _INFERENCE = ("Model inference", "Generative AI")
+# What classes count, where their names say it; input_image are tokens, input_images are images.
+_NOUNS = frozenset({"images", "pixels", "characters", "pages", "queries", "messages", "credits"})
 _TOKEN_CLASSES = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
@@ -81,15 +83,12 @@ def unit_of(key: str) -> Unit:
         return Unit("B-Seconds", 1000)
     if key.endswith("_us"):
         return Unit("Seconds", 1_000_000)
-    if key.endswith("seconds_milli"):
+    if "seconds_milli" in key:
         return Unit("Seconds", 1000)
-    if key.endswith("_mj"):
-        return Unit("Joules", 1000)
-    if key.startswith(_TOKEN_CLASSES):
-        return Unit("Tokens", 1)
-    if key.endswith(("images", "pages")):
-        return Unit(key.rpartition("_")[2].capitalize(), 1)
-    return Unit("Requests", 1)
+    noun = next((word for word in key.split("_") if word in _NOUNS), None)
+    if noun is not None:
+        return Unit(noun.capitalize(), 1)
+    return Unit("Tokens" if key.startswith(_TOKEN_CLASSES) else "Requests", 1)
 
 
 def focus_row(charge: Charge, issuer: str) -> FocusRow:

@@ -16,6 +16,7 @@ from sluice.warehouse.usage_rows import json_rows
 
 # A month is closed this long after its end; what comes later is billed in the month it comes in.
 CLOSE_HOURS = 72
+_DAY_US = 86_400_000_000
 
 _STORED = """
     SELECT
@@ -33,6 +34,13 @@ _STORED = """
       AND ({billing_month:String} = '' OR toString(billing_month) = {billing_month:String})
 """
 # Below, <stored> stands for the rows above.
+_DAYS = """
+SELECT DISTINCT toInt64(toUnixTimestamp(toStartOfDay(occurred_at))) * 1000000 AS day
+FROM usage_events
+WHERE occurred_at >= fromUnixTimestamp64Micro({since:Int64})
+  AND occurred_at < fromUnixTimestamp64Micro({until:Int64})
+ORDER BY day
+"""
 _CHARGES = """
 WITH
     event_type = 'correction' AS corrected,
@@ -112,9 +120,17 @@ class Charges:
         self._client.close()
 
     def rows(self, wanted: ChargeRange, *, by_day: bool) -> Iterator[dict[str, Any]]:
-        """Sums per hour or day in a fixed order; amounts are integers, instants µs UTC."""
-        for row in self._rows(_CHARGES, wanted.parameters() | {"by_day": by_day}):
-            yield row | {"quantity": int(row["quantity_sum"]), "cost_pusd": int(row["cost_sum"])}
+        """Sums per hour or day in a fixed order; amounts are integers, instants µs UTC.
+
+        Asked day by day, so that no result grows with the range.
+        """
+        days = [row["day"] for row in self._rows(_DAYS, wanted.parameters())]
+        for day in days:
+            since, until = max(day, wanted.since), min(day + _DAY_US, wanted.until)
+            one = wanted._replace(since=since, until=until).parameters()
+            for row in self._rows(_CHARGES, one | {"by_day": by_day}):
+                amounts = {"quantity": row["quantity_sum"], "cost_pusd": row["cost_sum"]}
+                yield row | {name: int(amount) for name, amount in amounts.items()}
 
     def total(self, wanted: ChargeRange) -> tuple[int, int]:
         """Cost (pico-USD) and number of all priced events and corrections, summed directly."""

@@ -11,8 +11,10 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import msgspec
+import urllib3
 from clickhouse_connect.driver.client import Client
 
+from sluice.errors import OutsideError
 from sluice.settings import Settings
 from sluice.warehouse.client import connect, translated
 
@@ -113,8 +115,14 @@ def json_rows(client: Client, sql: str, parameters: dict[str, Any]) -> Iterator[
     stream.auto_close = False  # urllib3 closes at the end of the body, before the last lines
     decode = msgspec.json.Decoder().decode
     with io.BufferedReader(stream, 2**18) as lines:
-        for line in lines:
-            yield decode(line)
+        try:
+            for line in lines:
+                yield decode(line)
+        except (urllib3.exceptions.HTTPError, OSError, msgspec.DecodeError) as error:
+            # Behind a 200 there is no other way for the server to say that it cannot go on.
+            raise OutsideError(
+                f"ClickHouse broke off in the middle of a result ({error}); try again"
+            ) from error
 
 
 def slices(hours: Sequence[tuple[int, int]], wanted: Range) -> Iterator[tuple[int, int]]:

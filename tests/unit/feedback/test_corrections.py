@@ -68,10 +68,10 @@ def test_usage_without_a_price_gets_one() -> None:
 
 
 def test_what_others_set_is_left_out_with_its_reason() -> None:
-    """Bills, contracts, manual corrections, missing prices, old usage and lone corrections."""
+    """Bills, manual corrections, missing prices, old usage, lone corrections, sums too large."""
     provider = original(1, 0, cost_source="provider")
     assert left_out(provider) == {"billed by the provider": 1}
-    assert left_out(original(1, 5, cost_source="contract")) == {"priced by contract": 1}
+    assert left_out(original(1, 5), input=2**63 - 1, output=1) == {"a sum beyond 64 bits": 1}
     assert left_out(original(1, 5, request_model="?")) == {"no price in this book": 1}
     old = NOW - MAX_AGE_US + HOUR // 2
     assert left_out(original(1, 5, occurred_at=old, started_at=old)) == {"too old": 1}

@@ -10,7 +10,7 @@ import pytest
 from sluice.focus.cells import text_of
 from sluice.focus.columns import COLUMNS
 from sluice.focus.focus_rules import RULES, check_file
-from sluice.focus.rows import Charge, focus_row
+from sluice.focus.rows import Charge, focus_row, unit_of
 
 NAMES = [column.name for column in COLUMNS]
 HOUR = 3_600_000_000
@@ -129,3 +129,15 @@ def test_rule_ids_are_distinct() -> None:
     """No rule is listed twice."""
     ids = [rule.id for rule in RULES]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("key", "unit"), [
+    ("input", "Tokens"), ("cache_write_3600", "Tokens"), ("input_image", "Tokens"),
+    ("input_images", "Images"), ("images_512", "Images"), ("output_characters", "Characters"),
+    ("annotated_pages", "Pages"), ("request", "Requests"), ("web_search", "Requests"),
+    ("unclassified", "Requests"), ("gpu_us", "Seconds"), ("kv_byte_ms", "B-Seconds"),
+    ("video_seconds_milli_480p", "Seconds"), ("input_audio_seconds_milli", "Seconds"),
+])  # fmt: skip
+def test_classes_have_units(key: str, unit: str) -> None:
+    """Every kind of class is counted in a unit of the specification's format."""
+    assert unit_of(key).name == unit
