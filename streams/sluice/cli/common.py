@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,8 +24,8 @@ Dir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-# Where no terminal says how wide it is, nothing is cut: a file or a pipe takes any width.
-_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240
+# A file or a pipe takes any width: nothing is cut there.
+_WIDE = None if sys.stdout.isatty() else 240
 
 console = Console(width=_WIDE)
 errors = Console(stderr=True)

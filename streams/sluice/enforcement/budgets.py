@@ -6,7 +6,9 @@ the sum over it, whatever chunk the event came in.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -84,5 +86,11 @@ def rung_of(budget: Budget, ledger: Ledger) -> int:
 
 def threshold_pusd(ledger: Ledger, rule: Rule) -> int:
     """Spend at which `rule` takes effect, rounded up to a whole pico-dollar."""
-    exact = Fraction(rule.at) * ledger.limit_pusd
+    return _share(rule.at, ledger.limit_pusd)
+
+
+@lru_cache(maxsize=4096)
+def _share(at: Decimal, limit_pusd: int) -> int:
+    """`at` of a limit, rounded up; asked for at every event, of few limits."""
+    exact = Fraction(at) * limit_pusd
     return -(-exact.numerator // exact.denominator)

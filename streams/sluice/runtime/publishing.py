@@ -9,7 +9,7 @@ from sluice.metering.cohorts import HOUR_US, CohortHour
 from sluice.metering.windows import row_record, watermark
 from sluice.runtime.outputs import Outbox
 from sluice.runtime.state import COHORT, SOURCE, TASK, WINDOW, State
-from sluice.wire.codec import encode
+from sluice.wire.codec import encode_row
 
 SECOND_US = 1_000_000
 PUBLISH_S = 5  # windows, tasks, ledgers
@@ -33,11 +33,11 @@ class Publishing:
         version, topics = self._version_base + position, self._outbox.topics
         for window, sums in state.windows.take_dirty():
             state.touch(WINDOW, window)
-            value = encode("WindowRow", row_record(window, sums, time, version))
+            value = encode_row("WindowRow", row_record(window, sums, time, version))
             self._outbox.row(topics.windows, window.tenant_id, value)
         for task, task_sums in state.tasks.take_dirty():
             state.touch(TASK, task)
-            value = encode("TaskRow", tasks.row_record(task, task_sums, version))
+            value = encode_row("TaskRow", tasks.row_record(task, task_sums, version))
             self._outbox.row(topics.tasks, task.tenant_id, value)
 
     def round(self, position: int) -> None:
@@ -45,14 +45,14 @@ class Publishing:
         state, version = self._state, self._version_base + position
         for key, sums in state.sources.take_dirty():
             state.touch(SOURCE, key)
-            value = encode("SourceRow", sources.row_record(key, sums, version))
+            value = encode_row("SourceRow", sources.row_record(key, sums, version))
             self._outbox.row(self._outbox.topics.sources, key.tenant_id, value)
         complete = watermark(state.header.time)
         for hour, cohort_sums in state.cohorts.take_dirty():
             state.touch(COHORT, hour)
             number = self._outbox.number
             row = cohorts.row_record(hour, cohort_sums, number, complete, version)
-            self._outbox.partial(_partial_key(hour, number), encode("CohortRow", row))
+            self._outbox.partial(_partial_key(hour, number), encode_row("CohortRow", row))
 
     def sweep(self) -> None:
         """Drop what nothing can change any more; a task that is over counts in its cohort."""
