@@ -46,7 +46,7 @@ def encode(name: str, record: Mapping[str, Any]) -> bytes:
 def encode_row(name: str, record: Mapping[str, Any]) -> bytes:
     """Frame a record that this program's own code has put together, every field of it.
 
-    The shape is not checked: of what the meter publishes each second that would be most of the cost.
+    The shape is not checked: that would be most of the cost of what a meter publishes.
     """
     buffer = io.BytesIO()
     buffer.write(_header(name))
