@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sluice.cli import data, rules, stack
+from sluice.cli import bench, data, rules, stack
 from sluice.cli.common import EXIT_AWAY, EXIT_USAGE, errors
 from sluice.errors import OutsideError, SluiceError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 stack.register(app)
 data.register(app)
 rules.register(app)
+bench.register(app)
 
 
 def main() -> None:
