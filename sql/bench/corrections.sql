@@ -7,11 +7,11 @@ WITH original AS
         *,
         cost_pusd AS old,
         cost_pusd - intDiv(cost_pusd * 3, 10) AS new,
-        toIntervalDay(2 + cityHash64({seed:UInt64}, event_id, 'days') % 19) AS delay
+        toIntervalDay(2 + cityHash64({seed:UInt64}, source_offset, 'days') % 19) AS delay
     FROM ${database}.usage_events
     WHERE event_type NOT IN ('admission', 'correction')
         AND toDate(occurred_at) = {day:Date}
-        AND cityHash64({seed:UInt64}, event_id, 'wrong') % 500 = 0
+        AND cityHash64({seed:UInt64}, source_offset, 'wrong') % 500 = 0
         AND cost_pusd > 0
         AND broker_time + delay < fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')
 )

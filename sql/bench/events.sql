@@ -24,13 +24,15 @@ WITH
                 + arrayFirstIndex(last -> n % 58 <= last, [0, 1, 2, 4, 6, 9, 13, 20, 32, 57]) - 1
                 AS burst,
             intDiv(burst, 3) AS session,
-            -- Sessions spread evenly over the time; their three bursts fall into consecutive minutes.
-            {start_us:Int64} + 60000000 * intDiv(
-                session * (intDiv({until_us:Int64} - {start_us:Int64}, 60000000) - 3),
-                intDiv({events:UInt64} * 10, 174) + 1
+            -- Sessions spread over the time; their three bursts fall into consecutive minutes.
+            {start_us:Int64} + 60000000 * (
+                intDiv(
+                    session * (intDiv({until_us:Int64} - {start_us:Int64}, 60000000) - 13),
+                    intDiv({events:UInt64} * 10, 174) + 1
+                ) + cityHash64({seed:UInt64}, session, 'begin') % 10
             ) AS session_us,
             session_us + 60000000 * (burst % 3) AS minute_us,
-            intDiv(session_us, 3600000000) AS hour
+            intDiv(session_us - {start_us:Int64}, 3600000000) AS hour
         FROM numbers({first:UInt64}, {count:UInt64})
     ),
     places AS
@@ -122,8 +124,8 @@ WITH
 SELECT
     -- The layout of a UUIDv7: milliseconds, then bits that do not compress.
     concat(
-        substring(lower(hex(toUInt64(intDiv(occurred_us, 1000)))), 5, 8), '-',
-        substring(lower(hex(toUInt64(intDiv(occurred_us, 1000)))), 13, 4), '-7',
+        substring(lower(hex(toUInt64(intDiv(occurred_us, 1000)))), 1, 8), '-',
+        substring(lower(hex(toUInt64(intDiv(occurred_us, 1000)))), 9, 4), '-7',
         substring(lower(hex(cityHash64({seed:UInt64}, n, 'id'))), 1, 3), '-8',
         substring(lower(hex(cityHash64({seed:UInt64}, n, 'id'))), 4, 3), '-',
         leftPad(lower(hex(n)), 12, '0')

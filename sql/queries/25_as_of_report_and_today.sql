@@ -2,7 +2,6 @@
 -- as_of is the moment of the report: run again with the same as_of, its numbers never change.
 -- changed_usd is what late usage and corrections did to the days since.
 WITH
-    now() - INTERVAL 7 DAY AS reported,
     today() - 14 AS first_day,
     today() - 8 AS last_day
 SELECT
@@ -17,7 +16,7 @@ FROM
     WHERE day >= first_day AND day <= last_day
     UNION ALL
     SELECT 'today', tenant_id, cost_usd
-    FROM spend_as_of(as_of = now())
+    FROM spend_as_of(as_of = now64(6))
     WHERE day >= first_day AND day <= last_day
 )
 GROUP BY tenant_id

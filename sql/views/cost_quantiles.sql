@@ -7,8 +7,7 @@ SELECT
     model,
     tool,
     sum(bucket.events) AS events,
-    quantilesExactWeighted(0.5, 0.95, 0.99)(value_usd, toUInt64(greatest(bucket.events, 0))) AS found,
-    found[1] AS p50_usd,
+    (quantilesExactWeighted(0.5, 0.95, 0.99)(value_usd, toUInt64(greatest(bucket.events, 0))) AS found)[1] AS p50_usd,
     found[2] AS p95_usd,
     found[3] AS p99_usd
 FROM

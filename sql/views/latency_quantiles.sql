@@ -7,8 +7,7 @@ SELECT
     model,
     tool,
     sum(bucket.events) AS events,
-    quantilesExactWeighted(0.5, 0.95, 0.99)(value_us, toUInt64(greatest(bucket.events, 0))) AS found,
-    found[1] AS p50_us,
+    (quantilesExactWeighted(0.5, 0.95, 0.99)(value_us, toUInt64(greatest(bucket.events, 0))) AS found)[1] AS p50_us,
     found[2] AS p95_us,
     found[3] AS p99_us
 FROM

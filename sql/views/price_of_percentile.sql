@@ -9,9 +9,9 @@ SELECT
     measure,
     unit,
     percentile,
-    arrayCumSum(counts) AS seen,
-    arrayFirstIndex(n -> n >= ceil(percentile * total / 100), seen) AS cut,
-    values[cut] AS threshold,
+    values[arrayFirstIndex(
+        n -> n >= ceil(percentile * total / 100), arrayCumSum(counts) AS seen
+    ) AS cut] AS threshold,
     total AS events,
     total - seen[cut] AS events_above,
     arraySum(costs) AS cost_usd,

@@ -11,7 +11,7 @@ SELECT
     unit,
     per,
     quantity,
-    cost_pusd * toDecimal128('0.000000000001', 12) AS cost_usd,
+    cost_usd,
     toFloat64(cost_usd) * per / nullIf(quantity, 0) AS usd_per_unit
 FROM
 (
@@ -24,7 +24,7 @@ FROM
         class AS unit,
         multiIf(match(unit, '^(input|output|reasoning|cache_)'), toInt64(1000000), unit = 'gpu_us', toInt64(3600000000), toInt64(1)) AS per,
         sum(amount) AS quantity,
-        sum(toDecimal128(class_pusd, 0)) AS cost_pusd
+        sum(toDecimal128(class_pusd, 0)) * toDecimal128('0.000000000001', 12) AS cost_usd
     FROM ${database}.usage_windows FINAL
     ARRAY JOIN
         usage_by_class.key AS class,
@@ -34,21 +34,23 @@ FROM
     UNION ALL
     SELECT
         toDate(window_start) AS day, tenant_id, project_id, model, 'total', 'request', toInt64(1),
-        sum(requests), sumIf(toDecimal128(cost_pusd, 0), requests > 0)
+        sum(requests),
+        sumIf(toDecimal128(cost_pusd, 0), requests > 0) * toDecimal128('0.000000000001', 12)
     FROM ${database}.usage_windows FINAL
     GROUP BY day, tenant_id, project_id, model
     UNION ALL
     SELECT
         toDate(window_start) AS day, tenant_id, project_id, model, 'total', 'gpu_us', toInt64(3600000000),
-        sum(gpu_us), sumIf(toDecimal128(cost_pusd, 0), gpu_us IS NOT NULL)
+        sum(gpu_us),
+        sum(toDecimal128(cost_pusd, 0)) * toDecimal128('0.000000000001', 12)
     FROM ${database}.usage_windows FINAL
     WHERE gpu_us IS NOT NULL
     GROUP BY day, tenant_id, project_id, model
     UNION ALL
     SELECT
         toDate(started_at) AS day, tenant_id, project_id, '', 'total', 'task', toInt64(1),
-        toInt64(uniqExact(task_id)), sum(toDecimal128(cost_pusd, 0))
-    FROM ${database}.usage_tasks FINAL
+        toInt64(count()), sum(task.cost_usd)
+    FROM ${database}.tasks AS task
     GROUP BY day, tenant_id, project_id
 )
 SETTINGS do_not_merge_across_partitions_select_final = 1;

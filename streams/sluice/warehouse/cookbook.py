@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,15 +46,15 @@ def recipe(wanted: str) -> Recipe:
 
 
 def sources(sql: str) -> frozenset[str]:
-    """Tables and views that `sql` names, those behind the views included."""
-    named = _words(sql)
+    """Tables and views that `sql` reads, those behind the views included."""
+    named = _read_from(sql)
     seen: set[str] = set()
     waiting = [name for name in named if name in views()]
     while waiting:
         view = waiting.pop()
         if view not in seen:
             seen.add(view)
-            behind = _words(views()[view])
+            behind = _read_from(views()[view])
             named |= behind
             waiting += [name for name in behind if name in views()]
     return frozenset(named & (views().keys() | tables()))
@@ -88,6 +89,8 @@ def _read(path: Path) -> Recipe:
     return Recipe(int(match["number"]), match["name"], question, reading, text.rstrip(";"))
 
 
-def _words(sql: str) -> set[str]:
-    """Identifiers outside of comments and texts."""
-    return {token.text.decode() for token in tokens(sql.encode()) if token.kind == "word"}
+def _read_from(sql: str) -> set[str]:
+    """Names that follow FROM or JOIN, outside of comments and texts."""
+    found = tokens(sql.replace("${database}.", "").encode())
+    return {name.text.decode() for word, name in pairwise(found)
+            if name.kind == "word" and word.upper in (b"FROM", b"JOIN")}  # fmt: skip
