@@ -1,4 +1,4 @@
-"""Commands about data: emit, replay, demo, sql, migrate."""
+"""Commands about data: emit, replay, demo, sql, queries, migrate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, tell
+from sluice.cli.common import (
+    EXIT_NO,
+    Dir,
+    Json,
+    console,
+    print_json,
+    settings_of,
+    table,
+    tell,
+)
+from sluice.errors import ConfigError
 from sluice.settings import load_settings
 
 FORMATS = "vtc, azure, mooncake, vllm-bench, servegen, tau-bench, usage-jsonl"
@@ -16,24 +26,58 @@ FORMATS = "vtc, azure, mooncake, vllm-bench, servegen, tau-bench, usage-jsonl"
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (demo, replay, emit, sql, migrate):
+    for command in (demo, replay, emit, sql, queries, migrate):
         app.command(command.__name__)(command)
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="The statement; '-' reads it from standard input.")],
+    statement: Annotated[
+        str | None, typer.Argument(help="The statement; '-' reads it from standard input.")
+    ] = None,
     dir: Dir = None,
+    query: Annotated[
+        str | None, typer.Option(help="A query of the cookbook, by number or name.")
+    ] = None,
     format: Annotated[str, typer.Option(help="Any ClickHouse format name.")] = "PrettyCompact",
+    as_json: Json = False,
 ) -> None:
     """Ask ClickHouse.
 
     Example: sluice sql "SELECT * FROM spend_by_tenant" --format JSONEachRow
+
+    Example: sluice sql --query tail_by_cause
     """
     from sluice.warehouse.client import query_text
+    from sluice.warehouse.cookbook import recipe
 
-    text = sys.stdin.read() if query == "-" else query
-    sys.stdout.buffer.write(query_text(settings_of(dir), text, format))
+    if (statement is None) == (query is None):
+        raise ConfigError("give either a statement or --query NAME; `sluice queries` lists them")
+    text = recipe(query).sql if query else statement or ""
+    if text == "-":
+        text = sys.stdin.read()
+    answer = query_text(settings_of(dir), text, "JSON" if as_json else format)
+    sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
+
+
+def queries(
+    name: Annotated[str | None, typer.Argument(help="Show this query, by number or name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the cookbook of queries, or show one with how to read its result.
+
+    Example: sluice queries 15
+    """
+    from sluice.warehouse.cookbook import recipe, recipes
+
+    found = [recipe(name)] if name else recipes()
+    if as_json:
+        print_json([entry._asdict() for entry in found])
+    elif name:
+        print(found[0].sql)
+    else:
+        rows = [(f"{entry.number:02}", entry.name, entry.question) for entry in found]
+        table("Queries: sluice sql --query NAME", ("no", "name", "question"), rows)
 
 
 def migrate(dir: Dir = None, as_json: Json = False) -> None:
