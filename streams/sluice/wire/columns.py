@@ -137,7 +137,8 @@ class _Walk:
 
     def whole(self) -> Bools:
         """Rows that ended where their datum ends, with nothing wrong on the way."""
-        return ~self.bad & (self.at == self.end)
+        ended: Bools = self.at == self.end
+        return ended & ~self.bad
 
     def field(self, kind: Any) -> Column:
         """The next field of every row."""

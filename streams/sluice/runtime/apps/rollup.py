@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 from faust.types import TP
 
-from sluice.errors import OutsideError
 from sluice.metering.refresh import Refresh
 from sluice.runtime.baselining import published_baseline, take
 from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
-from sluice.runtime.metrics import Metrics
+from sluice.runtime.metrics import Metrics, Sample
+from sluice.runtime.patience import Patience
 from sluice.runtime.publish import publish_baseline
 from sluice.runtime.worker import (
     EXIT_FAULT,
@@ -36,7 +36,6 @@ from sluice.wire.kafka import consumer_config, topics
 log = logging.getLogger(__name__)
 
 _CHECK_S = 5.0
-_RETRY_S = 1.0
 
 
 class Rollup:
@@ -44,20 +43,19 @@ class Rollup:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._patience = Patience()
         self._refresh: Refresh | None = None
         self._end = 0
         self._position = 0
-        self.waiting: str | None = None
 
     async def begin(self, first: int) -> None:
         """Start over at the topic's first offset, with the published baseline in force."""
         self._refresh = None
-        before = await self._persist(published_baseline, self._settings)
-        self._end = await self._persist(_end_of_partials, self._settings)
+        before = await self._patience.call(published_baseline, self._settings)
+        self._end = await self._patience.call(_end_of_partials, self._settings)
         self._position = first
         if before is not None:  # a predecessor may have died before every partition had it
-            await self._persist(publish_baseline, self._settings, before)
+            await self._patience.call(publish_baseline, self._settings, before)
         self._refresh = Refresh(before)
 
     def add(self, chunk: Chunk) -> None:
@@ -79,7 +77,11 @@ class Rollup:
         baseline = refresh.compute(due)
         if baseline is not None:
             log.info("baseline %s: %d norms", baseline.version, len(baseline.norms))
-            await self._persist(publish_baseline, self._settings, baseline)
+            await self._patience.call(publish_baseline, self._settings, baseline)
+
+    def samples(self) -> Iterator[Sample]:
+        """What Prometheus shows."""
+        yield "sluice_waiting", ("rollup",), float(self._patience.waiting is not None)
 
     def status(self) -> dict[str, Any]:
         """What `sluice status` shows."""
@@ -88,22 +90,8 @@ class Rollup:
             "position": self._position,
             "baseline": before.version if before else None,
             "norms": len(before.norms) if before else 0,
-            "waiting": self.waiting,
+            "waiting": self._patience.waiting,
         }
-
-    async def _persist(self, call: Any, *args: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                result = await loop.run_in_executor(self._executor, call, *args)
-            except OutsideError as error:
-                if self.waiting is None:
-                    log.warning("%s; waiting", error)
-                self.waiting = str(error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                self.waiting = None
-                return result
 
 
 class RollupConsumer(ChunkConsumer):
@@ -122,8 +110,7 @@ class RollupConsumer(ChunkConsumer):
 def build(settings: Settings) -> WorkerApp:
     """The rollup's Faust application."""
     rollup = Rollup(settings)
-    metrics = Metrics(lambda: [("sluice_waiting", ("rollup",), float(bool(rollup.waiting)))])
-    port = metrics.serve(settings, 1)
+    port = Metrics(rollup.samples).serve(settings, 1)
     consumer = type("Consumer", (RollupConsumer,), {"rollup": rollup})
     app = make_app(settings, "rollup", "0", consumer)
     source = app.topic(
