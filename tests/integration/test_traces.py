@@ -13,13 +13,13 @@ from tests.integration.conftest import Stack
 
 from sluice.replay.airline import packaged_tasks
 from sluice.replay.arena import packaged_trace
-from sluice.replay.command import book_in_force
 from sluice.replay.proof import CONFIRM_S, compare, count, prove, usd_prices
 from sluice.replay.report import Report, gather, rows_of
 from sluice.replay.rows import Extent
 from sluice.replay.run import Gateways, Replay, new_run_id
 from sluice.replay.spending import Spend
 from sluice.replay.traces import Trace, read_trace
+from sluice.runtime.publish import price_book_in_force
 
 pytestmark = pytest.mark.integration
 
@@ -73,7 +73,7 @@ def speed_of(trace: Trace) -> float:
 def played(stack: Stack) -> dict[str, Played]:
     """All traces of this machine, replayed side by side and compared when all is there."""
     traces = {name: trace for name in CASES if (trace := trace_of(name))}
-    book = book_in_force(stack.settings)
+    book = price_book_in_force(stack.settings)
     assert book is not None
     ids = {name: f"{new_run_id()}-{number}" for number, name in enumerate(traces)}
     runs = {name: Gateways(stack.settings, trace, ids[name], speed_of(trace), 1, book)
@@ -120,8 +120,7 @@ def test_every_trace_replays_with_equal_totals(played: dict[str, Played], name: 
 
 def _check_bands(spend: Spend) -> None:
     bands = spend.bands
-    if bands is None:  # nothing labels yet
-        return
+    assert bands is not None
     assert bands.body_pusd + bands.shoulder_pusd + bands.tail_pusd == spend.cost_pusd
     assert sum(bands.tail_by_cause.values()) == bands.tail_pusd
     assert sum(bands.overhead_by_cause.values()) == spend.cost_pusd
@@ -136,7 +135,7 @@ def test_agent_runs_become_tasks(played: dict[str, Played], name: str) -> None:
     tasks = report.spend.tasks
     assert tasks is not None
     events = [request.event or {} for request in trace.requests]
-    assert tasks.tasks == TASKS[name]
+    assert tasks.tasks == tasks.metered == TASKS[name]
     assert tasks.good == sum(event.get("slo_outcome") == "good" for event in events)
     assert tasks.tool_calls == sum(event["event_type"] == "tool" for event in events)
     assert tasks.calls + tasks.tool_calls == report.events

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.builders import usage
 
 from sluice.errors import WireError
+from sluice.wire.batches import decode_all
 from sluice.wire.codec import HEADER_BYTES, decode, encode
 from sluice.wire.columns import Columns, Items, Numbers, Texts, is_readable, prefix, read_usage
 
@@ -69,7 +70,7 @@ def _value(column: Texts | Numbers | Items, row: int) -> Any:
         {name: _value(field, int(place)) for name, field in column.fields.items()}
         for place in np.flatnonzero(column.row == row)
     ]
-    return [item["value"] for item in items] if list(column.fields) == ["value"] else items
+    return [item["value"] for item in items] if column.is_plain else items
 
 
 def damaged(value: bytes, damage: tuple[str, int, int], other: bytes) -> bytes:
@@ -134,6 +135,26 @@ def test_only_todays_usage_events_are_readable() -> None:
     assert value.startswith(prefix())
     tick = encode("Tick", {})
     assert not any(map(is_readable, (None, b"", b"garbage", tick, value + bytes(2**20))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(events, min_size=1, max_size=6), st.lists(damages, max_size=3), st.data())
+def test_a_chunk_decodes_like_its_values(
+    made: list[dict[str, Any]], faults: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
+    """Decoded together, every value gives what it gives alone: the event, or the same error."""
+    pool = [encode("UsageEvent", event) for event in made]
+    pool += [damaged(pool[0], fault, pool[-1]) for fault in faults]
+    pool += [encode("Tick", {}), b"garbage", b""]
+    values = data.draw(st.lists(st.sampled_from(pool), min_size=60, max_size=90))
+    for value, found in zip(values, decode_all(values), strict=True):
+        try:
+            expected = decode(value)
+        except WireError as error:
+            assert isinstance(found, WireError)
+            assert (found.reason, found.detail) == (error.reason, error.detail)
+        else:
+            assert repr(found) == repr(expected)  # True is no 1
 
 
 def test_texts_become_arrow_arrays_with_their_nulls() -> None:

@@ -148,7 +148,7 @@ def rate(book: PriceBook | None, event: Row) -> Cost | None:
 
 def classes_of(rated: Cost) -> Classes:
     """Quantity and cost per class; what no class explains is `unclassified`."""
-    parts = [part._asdict() for part in getattr(rated, "parts", ())]
+    parts = [part._asdict() for part in rated.parts]
     return explained(rated.cost_pusd, parts)
 
 

@@ -8,17 +8,16 @@ from pathlib import Path
 from rich.console import Console
 
 from sluice.errors import ConfigError
-from sluice.metering.prices import PriceBook, load_book
+from sluice.metering.prices import PriceBook
 from sluice.replay.proof import count, prove, usd_prices
 from sluice.replay.report import Report, gather, rows_of
 from sluice.replay.rows import Extent
 from sluice.replay.run import new_run_id, replay
 from sluice.replay.screen import Live, progress_line, show
 from sluice.replay.traces import Trace, read_trace
+from sluice.runtime.publish import price_book_in_force
 from sluice.settings import Settings
-from sluice.wire.codec import decode
-from sluice.wire.kafka import topics, wait_for_broker
-from sluice.wire.scan import committed_records
+from sluice.wire.kafka import wait_for_broker
 
 EXIT_EQUAL, EXIT_DIFFERS = 0, 1
 
@@ -30,7 +29,7 @@ def replay_file(
     """Replay a trace file and report; returns the exit code."""
     trace = read_trace(path, format, skip_bad=skip_bad, wanted=wanted, seed=seed)
     wait_for_broker(settings, timeout_s=10)
-    book = book_in_force(settings)
+    book = price_book_in_force(settings)
     if book is None:
         raise ConfigError("no price book is in force; publish one with `sluice prices apply`")
     return replay_trace(settings, trace, book, speed=speed, gateways=gateways, as_json=as_json)
@@ -63,13 +62,3 @@ def replayed(
         proof = prove(counted, rows, done.project_id, watch=lambda left: live.tell(
             f"waiting for ClickHouse: {len(left)} sums to go, {left[0]}"))  # fmt: skip
         return gather(done, proof, rows, trace.notes)
-
-
-def book_in_force(settings: Settings) -> PriceBook | None:
-    """The price book that was published last."""
-    body: str | None = None
-    for record in committed_records(settings, topics(settings).reference):
-        name, fields = decode(record.value) if record.value else ("", {})
-        if name == "PriceBook":
-            body = fields["body"]
-    return None if body is None else load_book(body)

@@ -11,13 +11,18 @@ from sluice.local.stack import read_status
 from sluice.metering.prices import PriceBook, default_book
 from sluice.money import format_usd
 from sluice.replay.arena import packaged_trace
-from sluice.replay.command import book_in_force, replay_trace
+from sluice.replay.command import replay_trace
 from sluice.replay.events import MAX_OUTPUT_TOKENS
 from sluice.replay.formats import ARENA_MODEL, ARENA_PROVIDER
 from sluice.replay.run import new_run_id
 from sluice.replay.screen import say
 from sluice.resources import resource_dir
-from sluice.runtime.publish import publish_policy, publish_price_book, withdraw_policy
+from sluice.runtime.publish import (
+    price_book_in_force,
+    publish_policy,
+    publish_price_book,
+    withdraw_policy,
+)
 from sluice.settings import Settings, load_settings
 from sluice.wire.codec import decode
 from sluice.wire.kafka import topics
@@ -79,7 +84,7 @@ def withdraw_demo_policies(settings: Settings) -> None:
 
 def demo_book(settings: Settings) -> PriceBook:
     """The book in force where it prices the arena's model, else the packaged one, published."""
-    book = book_in_force(settings)
+    book = price_book_in_force(settings)
     if book is None or book.find(ARENA_MODEL, ARENA_PROVIDER) is None:
         book = default_book()
         publish_price_book(settings, book)

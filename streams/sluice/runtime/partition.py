@@ -18,7 +18,7 @@ from sluice.runtime.governance import Governance, ReferenceStore
 from sluice.runtime.outputs import Outbox, OutRecord, Record
 from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
 from sluice.runtime.state import HEADER, State
-from sluice.wire.codec import decode
+from sluice.wire.batches import decode_all
 from sluice.wire.topics import Topics
 
 _SWITCHED = frozenset({"policy", "price_book", "baseline"})
@@ -66,13 +66,13 @@ class Partition:
 
         Fewer than all means that the next one activates a version that has not arrived yet.
         """
-        for index, record in enumerate(records):
-            try:
-                name, fields = decode(record.value or b"")
-            except WireError as error:
+        values = decode_all([record.value for record in records])
+        for index, (record, value) in enumerate(zip(records, values, strict=True)):
+            if isinstance(value, WireError):
                 self._advance(record)
-                self._dead_letter(record, error)
+                self._dead_letter(record, value)
                 continue
+            name, fields = value
             if name == "Activate" and not self._at_hand(fields):
                 return index
             self._advance(record)

@@ -13,12 +13,15 @@ from confluent_kafka import KafkaError, Message, Producer
 from sluice.enforcement.policy import Policy
 from sluice.errors import OutsideError
 from sluice.metering.baselines import BASELINE_ID, Baseline
-from sluice.metering.prices import PriceBook, default_book
+from sluice.metering.prices import PriceBook, default_book, load_book
 from sluice.runtime.references import Name, reference_key
 from sluice.settings import Settings
 from sluice.wire.codec import decode, encode
 from sluice.wire.kafka import producer_config, topics
 from sluice.wire.scan import committed_records
+
+# Header of a book that was published for the record and never switched on.
+KEPT = "kept"
 
 _TIMEOUT_S = 15.0
 
@@ -45,10 +48,25 @@ def publish_price_book(settings: Settings, book: PriceBook) -> None:
 
 
 def keep_price_book(settings: Settings, book: PriceBook) -> None:
-    """Publish a price book without a change of what is in force, so that its version is known."""
+    """Publish a price book without a change of what is in force, so that its version is known.
+
+    One that is published already stays as it is.
+    """
     name, value = _book_record(book)
-    reference = topics(settings).reference
-    _send(_producer(settings), [(reference, 0, reference_key(name), value)])
+    reference, key = topics(settings).reference, reference_key(name)
+    if any(record.key == key for record in committed_records(settings, reference)):
+        return
+    _send(_producer(settings), [(reference, 0, key, value)], [(KEPT, b"")])
+
+
+def price_book_in_force(settings: Settings) -> PriceBook | None:
+    """The price book that was switched on last; blocks while its topic is read."""
+    body: str | None = None
+    for record in committed_records(settings, topics(settings).reference):
+        if record.value and KEPT not in dict(record.headers):
+            name, fields = decode(record.value)
+            body = fields["body"] if name == "PriceBook" else body
+    return None if body is None else load_book(body)
 
 
 def publish_baseline(settings: Settings, baseline: Baseline) -> None:
@@ -97,7 +115,11 @@ def _producer(settings: Settings) -> Producer:
     return Producer(producer_config(settings, **{"message.max.bytes": 16 * 2**20}))
 
 
-def _send(producer: Producer, records: list[tuple[str, int, bytes | None, bytes]]) -> None:
+def _send(
+    producer: Producer,
+    records: list[tuple[str, int, bytes | None, bytes]],
+    headers: list[tuple[str, str | bytes | None]] | None = None,
+) -> None:
     faults: list[KafkaError] = []
 
     def delivered(error: KafkaError | None, _message: Message) -> None:
@@ -105,7 +127,9 @@ def _send(producer: Producer, records: list[tuple[str, int, bytes | None, bytes]
             faults.append(error)
 
     for topic, partition, key, value in records:
-        producer.produce(topic, value, key, partition=partition, on_delivery=delivered)
+        producer.produce(
+            topic, value, key, partition=partition, on_delivery=delivered, headers=headers
+        )
     left = producer.flush(_TIMEOUT_S)
     if faults or left:
         detail = faults[0].str() if faults else f"no answer within {_TIMEOUT_S:.0f} s"

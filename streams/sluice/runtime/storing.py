@@ -40,6 +40,8 @@ class Position(msgspec.Struct):
 
 
 _SWITCHED = ("price_book", "baseline")
+# The meter applies the first of several resends, so the first has the greatest version.
+_FIRST_WINS = 2**63 - 1
 
 
 class Storing:
@@ -123,7 +125,7 @@ class Storing:
             "source_partition": partition,
             "source_offset": record.offset,
             "broker_time": record.timestamp * 1000,
-            "version": self._version_base + record.offset + 1,
+            "version": _FIRST_WINS - self._version_base - record.offset,
         }
         del event["end_mark"]
         return event
@@ -206,6 +208,7 @@ def _priced(
     parts = unpriced_parts(event) if rated is None else rated.parts
     return {
         "cost_pusd": cost_pusd,
+        "cost_source": event["cost_source"] if rated is None else rated.cost_source,
         "usage_by_class": [part._asdict() for part in parts],
         "baseline_q50_pusd": thresholds.q50_pusd if thresholds else None,
         "baseline_q95_pusd": thresholds.q95_pusd if thresholds else None,

@@ -25,6 +25,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 
+Rows = Ints | slice  # a slice stands for all rows: no copy is made
+_ALL = slice(None)
+
 _RECORD = "UsageEvent"
 _PAD = 2048  # a walk beyond the end of its datum ends in zeros, not outside of the buffer
 _INT32 = 2**31
@@ -40,7 +43,7 @@ class Texts(NamedTuple):
     start: Ints
     length: Ints
 
-    def take(self, rows: Ints) -> Texts:
+    def take(self, rows: Rows) -> Texts:
         """The strings of some rows."""
         return Texts(self.buffer, self.start[rows], self.length[rows])
 
@@ -63,14 +66,15 @@ class Texts(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Whole numbers of all rows; `known` is False where the field is null (its value is 0)."""
+    """Whole numbers, or booleans, of all rows; a row that is not `known` is null (value 0)."""
 
     value: Ints
     known: Bools
+    is_boolean: bool = False
 
-    def take(self, rows: Ints) -> Numbers:
+    def take(self, rows: Rows) -> Numbers:
         """The numbers of some rows."""
-        return Numbers(self.value[rows], self.known[rows])
+        return Numbers(self.value[rows], self.known[rows], self.is_boolean)
 
 
 class Items(NamedTuple):
@@ -78,10 +82,8 @@ class Items(NamedTuple):
 
     row: Ints
     fields: dict[str, Texts | Numbers]
+    is_plain: bool  # of single values, in the field "value", not of records
 
-
-Rows = Ints | slice  # a slice stands for all rows: no copy is made
-_ALL = slice(None)
 
 Column = Texts | Numbers | Items
 
@@ -167,7 +169,7 @@ class _Walk:
         if kind != "string":
             if isinstance(found, Numbers):
                 first[rows] = found.value
-            return Numbers(first, known)
+            return Numbers(first, known, kind == "boolean")
         length = np.full(len(known), -1, dtype=np.int64)
         if isinstance(found, Texts):
             first[rows], length[rows] = found.start, found.length
@@ -184,7 +186,7 @@ class _Walk:
             value = self._longs(rows)
             if kind == "int":
                 self._wrong(rows, (value >= _INT32) | (value < -_INT32))
-        return Numbers(value, np.ones(len(value), dtype=np.bool_))
+        return Numbers(value, np.ones(len(value), dtype=np.bool_), kind == "boolean")
 
     def _wrong(self, rows: Rows, wrong: Bools) -> None:
         if wrong.any():
@@ -303,7 +305,7 @@ def _joined(
         else:
             value = _cat([n.value for n in found if isinstance(n, Numbers)])[order]
             fields[name] = Numbers(value, np.ones(len(value), dtype=np.bool_))
-    return Items(rows[order], fields)
+    return Items(rows[order], fields, isinstance(kind, str))
 
 
 def _cat(arrays: list[Ints]) -> Ints:

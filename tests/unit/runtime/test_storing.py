@@ -44,7 +44,7 @@ def test_usage_is_priced_by_the_book_in_force_at_its_offset() -> None:
     )
     assert (after["cost_pusd"], after["unpriced"]) == (100 * 50_000 + 100 * 250_000, 0)
     assert after["price_book_version"] == name[2]
-    assert (after["version"], after["source_offset"]) == (3, 2)
+    assert (before["version"] - after["version"], after["source_offset"]) == (2, 2)
     assert [r["id"] for r in rows["activations"]] == ["default"]
 
 
