@@ -1,8 +1,8 @@
 """A slow meter for tests: every event kept, every sum counted anew, no code of the real one.
 
 It remembers whole sets where the meter keeps marks, prices with decimals, buckets by comparing
-powers, splits with fractions and looks for loops by cutting blocks. What it is told as facts:
-rates, baselines, packaged lengths, and how rating divides a cost over classes (whose sum it checks).
+powers, splits with fractions and looks for loops by cutting blocks. It is told as facts: rates,
+baselines, packaged lengths, and how rating divides a cost over classes (whose sum it checks).
 """
 
 from __future__ import annotations
