@@ -126,3 +126,37 @@ def test_next_due_is_the_first_open_window() -> None:
     assert windows.next_due() == START + WINDOW_US + DELAY_US
     windows.close_due(START + WINDOW_US + DELAY_US)
     assert windows.next_due() is None
+
+
+def test_a_row_that_was_published_and_dropped_in_the_log_is_gone() -> None:
+    """Reading dirty, clean and removed states, whatever of them is left, leaves nothing to do."""
+    windows = Windows(HOUR_US)
+    key = add(windows, START)
+    sums = windows.rows[key]
+    windows.put(key, sums)
+    windows.drop(key)
+    assert (windows.rows, list(windows.take_dirty())) == ({}, [])
+    windows.put(key, sums)
+    sums.dirty = False
+    windows.put(key, sums)
+    assert windows.dirty == set()
+
+
+def test_usage_that_could_be_there_twice_goes_to_a_lane() -> None:
+    """However recent, unprotected usage keeps out of the regular row."""
+    windows = Windows(HOUR_US)
+    assert windows.key_of(event(), START).lane == ""
+    assert windows.key_of(event(), START, unprotected=True).lane == "2027-01-15"
+
+
+def test_task_tails_are_added_where_there_is_room() -> None:
+    """Null until a task has a baseline; a row whose tails are near 64 bits refuses more."""
+    windows = Windows(HOUR_US)
+    key = add(windows, START)
+    windows.check_task_tail(key, 2**63 - 1)
+    windows.add_task_tail(key, None)
+    assert windows.rows[key].task_tail_pusd is None
+    windows.add_task_tail(key, -3)
+    windows.check_task_tail(key, 2**63 - 4)
+    with pytest.raises(OverflowError):
+        windows.check_task_tail(key, 2**63 - 3)
