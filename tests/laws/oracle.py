@@ -222,7 +222,7 @@ class Oracle:
                 self.baseline = self.world.baselines[version] if version else None
             elif arrival.name == "usage" and self._is_new(arrival.fields):
                 self._apply(arrival.fields)
-            elif arrival.name == "invalid":
+            elif arrival.name == "invalid" and arrival.fields["source_seq"]:
                 self._is_new(arrival.fields)
         return self
 
@@ -364,6 +364,8 @@ class Oracle:
         if event["event_type"] == "correction":
             q50, q95 = event["baseline_q50_pusd"], event["baseline_q95_pusd"]
             return (None if q50 is None or q95 is None else (q50, q95)), False
+        if event["event_type"] == "gpu_adjustment":
+            return None, False  # it adds to a request that was judged already
         operation, model, tool = event["operation_name"], model_of(event), event["tool_name"] or ""
         size = "" if event["event_type"] == "tool" else size_class(event["input_tokens"])
         for slot in ((operation, model, size, tool), (operation, model, size, None),
@@ -440,6 +442,8 @@ class Oracle:
         calls = [a.event for a in self._history(event) if a.event["event_type"] == "inference"]
         if not calls or event["event_type"] not in CALLS:
             return 0
+        if model_of(calls[-1]) != model_of(event):
+            return 0  # another model has a cache of its own
         return int(calls[-1]["cache_read_input_tokens"] + calls[-1]["cache_write_input_tokens"])
 
     def _looping(self, event: dict[str, Any]) -> bool:

@@ -169,7 +169,7 @@ def test_task_marginals_telescope_in_any_order(costs: list[int], baseline: int, 
         for number, cost in enumerate(sent):
             event = usage(number + 1, task_id="t", agent_name="a", attempt_kind=None,
                           tool_args_hash=None, tool_name=None, slo_outcome=None,
-                          workflow_name=None, parent_event_id=None,
+                          workflow_name=None, parent_event_id=None, response_model=None,
                           original_cost_pusd=None)  # fmt: skip
             shares_of = (cost, *NOTHING[1:])
             label = Label(cost, (), Bands(cost, 0, 0), shares_of, NOTHING, None, None, None)

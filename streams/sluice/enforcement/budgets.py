@@ -69,11 +69,17 @@ def check(ledger: Ledger, cost_pusd: int | None, *, correction: bool) -> None:
         checked_sum(ledger.corrected_pusd, cost_pusd or 0)
 
 
-def charge(ledger: Ledger, cost_pusd: int | None, *, correction: bool) -> None:
-    """Add the cost of one event; None (no price) is counted, never guessed."""
+def charge(
+    ledger: Ledger, cost_pusd: int | None, *, correction: bool, gives_price: bool = False
+) -> None:
+    """Add the cost of one event; None (no price) is counted, never guessed.
+
+    `gives_price`: a correction prices an event that had no price.
+    """
     ledger.settled_pusd = checked_sum(ledger.settled_pusd, cost_pusd or 0)
     if correction:
         ledger.corrected_pusd += cost_pusd or 0
+        ledger.unpriced -= gives_price
     else:
         ledger.events += 1
         ledger.unpriced += cost_pusd is None

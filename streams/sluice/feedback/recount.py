@@ -106,8 +106,10 @@ class Recount:
         if identity in self._seen:
             self.duplicates += 1
             return
-        self._seen.add(identity)
+        if numbered:  # the number counts, even where the event is faulty
+            self._seen.add(identity)
         check_usage(event, key, place.time)
+        self._seen.add(identity)
         if event["event_type"] != "admission":
             self._add(place, event)
 

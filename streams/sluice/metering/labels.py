@@ -75,6 +75,8 @@ def thresholds_of(
     if event["event_type"] == "correction":
         q50, q95 = event["baseline_q50_pusd"], event["baseline_q95_pusd"]
         return None if q50 is None or q95 is None else Thresholds(q50, q95)
+    if event["event_type"] == "gpu_adjustment":
+        return None  # it adds to a request that was judged already
     norm = baseline.norm(cohort_of(event)) if baseline else None
     if norm is not None:
         return Thresholds(norm.q50_pusd, norm.q95_pusd)

@@ -10,7 +10,10 @@ import msgspec
 from sluice.metering.dedupe import Mark, Seen, missing_count, observe
 from sluice.metering.validate import MAX_AHEAD_US
 
-_KEEP_US = 7 * 86_400_000_000  # as long as usage.v1 keeps records that could come again
+_DAY_US = 86_400_000_000
+_GIVE_UP_US = 7 * _DAY_US  # usage.v1 keeps no record longer that could still arrive
+# A producer may be silent for one tenant for weeks; forgotten, its next number would look lost.
+_KEEP_US = 35 * _DAY_US
 
 
 class SourceKey(NamedTuple):
@@ -81,7 +84,7 @@ class Sources:
 
     def give_up(self, time: int) -> list[SourceKey]:
         """Count what has been missing for a week as lost; the rows are to be published again."""
-        due = [k for k, s in self.rows.items() if s.missing and s.time < time - _KEEP_US]
+        due = [k for k, s in self.rows.items() if s.missing and s.time < time - _GIVE_UP_US]
         for key in due:
             sums = self.rows[key]
             sums.lost += missing_count(_mark(sums))

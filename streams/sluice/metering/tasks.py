@@ -16,7 +16,7 @@ import msgspec
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
 from sluice.metering.causes import Context
-from sluice.metering.cohorts import Cohort, task_cohort
+from sluice.metering.cohorts import Cohort, model_of, task_cohort
 from sluice.metering.labels import Label, usual_input
 from sluice.money import INT64_MAX, checked_sum
 
@@ -37,7 +37,7 @@ class TaskSums(msgspec.Struct, array_like=True):
     """One part of a task; counts and sums are exact.
 
     `children` counts calls per parent (hashed, the newest 64 parents); `symbols` are the newest
-    tool calls; `cached_tokens` is what the last call left in the provider's cache.
+    tool calls; `cached_tokens` is what the last call left in the cache of `cached_model`.
     """
 
     opened_at: int
@@ -65,6 +65,7 @@ class TaskSums(msgspec.Struct, array_like=True):
     slo_outcome: str | None = None
     looping: bool = False
     cached_tokens: int = 0
+    cached_model: str = ""
     children: dict[int, int] = msgspec.field(default_factory=dict)
     symbols: list[int] = msgspec.field(default_factory=list)
     ended: bool = False
@@ -96,7 +97,8 @@ class Tasks:
             return Context(usual_input=usual)
         symbol = loops.symbol_of(event)
         looping = sums.looping if symbol is None else loops.is_looping([*sums.symbols, symbol])
-        cached = sums.cached_tokens if event["event_type"] in _STEP_TYPES else 0
+        reads = event["event_type"] in _STEP_TYPES and sums.cached_model == model_of(event)
+        cached = sums.cached_tokens if reads else 0
         return Context(looping, cached, usual)
 
     def check(self, event: Mapping[str, Any], label: Label) -> int:
@@ -262,6 +264,7 @@ def _follow(sums: TaskSums, event: Mapping[str, Any], context: Context) -> None:
         sums.looping = context.looping
     if event["event_type"] == "inference":
         sums.cached_tokens = event["cache_read_input_tokens"] + event["cache_write_input_tokens"]
+        sums.cached_model = model_of(event)
 
 
 def _count_child(sums: TaskSums, parent: str | None) -> None:

@@ -41,6 +41,14 @@ class Accounting:
         state.count("duplicates", seen is Seen.DUPLICATE)
         return seen is not Seen.DUPLICATE
 
+    def is_repeated_fault(self, record: Record, event: Event) -> bool:
+        """Whether a faulty event was seen before; its number counts, so that it leaves no hole.
+
+        One without a number may come again mended, under the same event_id.
+        """
+        numbered = source_key(event, record.key).source_epoch
+        return bool(numbered) and not self.is_new(record, event)
+
     def labelled(self, event: Event) -> tuple[Label, Context]:
         """An event's cost, bands and causes, and what its task knew before it."""
         book, baseline = self._book(), self._baseline()

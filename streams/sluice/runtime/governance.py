@@ -75,7 +75,9 @@ class Governance:
     ) -> None:
         """Charge an event's cost and decide where it takes the spend over a threshold."""
         self._state.ledgers[charge.key] = charge.ledger
-        budgets.charge(charge.ledger, price, correction=event["event_type"] == "correction")
+        correction = event["event_type"] == "correction"
+        gives_price = correction and price is not None and event["original_cost_pusd"] is None
+        budgets.charge(charge.ledger, price, correction=correction, gives_price=gives_price)
         charge.ledger.dirty = True
         self._state.touch_ledger(charge.key)
         self._judge(charge, record)

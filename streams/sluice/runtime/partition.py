@@ -133,7 +133,7 @@ class Partition:
         try:
             check_usage(event, record.key, self.state.header.time)
         except WireError:
-            if not self._accounting.is_new(record, event):
+            if self._accounting.is_repeated_fault(record, event):
                 return
             raise
         if not self._accounting.is_new(record, event):

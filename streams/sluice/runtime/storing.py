@@ -119,7 +119,7 @@ class Storing:
         event |= _priced(event, rated, thresholds) if priced else _UNPRICED
         event |= {
             "price_book_version": _book_version(event, book),
-            "baseline_version": _baseline_version(thresholds, baseline),
+            "baseline_version": _baseline_version(event, thresholds, baseline),
             "unpriced": int(priced and rated is None),
             "occurred_at_clamped": min(event["occurred_at"], position.time + FUTURE_US),
             "source_partition": partition,
@@ -224,8 +224,11 @@ def _book_version(event: dict[str, Any], book: PriceBook | None) -> str | None:
     return stated or book.version if event["event_type"] == "correction" else book.version
 
 
-def _baseline_version(thresholds: Thresholds | None, baseline: Baseline | None) -> str | None:
-    if thresholds is None or (baseline is None and not thresholds.packaged):
+def _baseline_version(
+    event: dict[str, Any], thresholds: Thresholds | None, baseline: Baseline | None
+) -> str | None:
+    """The baseline that judged an event; a correction carries its original's thresholds instead."""
+    if thresholds is None or event["event_type"] == "correction":
         return None
     return "packaged" if thresholds.packaged or baseline is None else baseline.version
 
