@@ -3,7 +3,7 @@
 -- SELECT * FROM spend_as_of(as_of = '2026-10-02 06:00:00') WHERE day >= '2026-09-01' AND day < '2026-10-01'
 CREATE OR REPLACE VIEW ${database}.spend_as_of ${on_cluster} AS
 SELECT
-    toDate(occurred_at) AS day,
+    toDate(occurred_at_clamped) AS day,
     tenant_id,
     project_id,
     ifNull(response_model, request_model) AS model,

@@ -1,6 +1,7 @@
 -- Agent tasks, their parts added up: cost, cost above the task's baseline (task_tail_usd; never add
 -- it to tail_usd, which sums the tails of single events), the share spent while repeating itself.
--- slo_outcome and outcome are those of the last part; duration includes silence between parts.
+-- slo_outcome and outcome are those of the last part with usage; duration includes silence between
+-- parts. A correction of a task that is long over moves its cost, and leaves its task tail as it was.
 CREATE OR REPLACE VIEW ${database}.tasks ${on_cluster} AS
 SELECT
     tenant_id,
@@ -27,8 +28,8 @@ SELECT
     sum(toDecimal128(part.loop_pusd, 0)) * toDecimal128('0.000000000001', 12) AS loop_usd,
     toFloat64(loop_usd) / nullIf(toFloat64(cost_usd), 0) AS loop_share,
     max(part.loop_score_ppm) / 1000000 AS loop_score,
-    argMax(tuple(part.outcome), part.opened_at).1 AS outcome,
-    argMax(tuple(part.slo_outcome), part.opened_at).1 AS slo_outcome,
-    argMax(part.ended, part.opened_at) AS ended
+    argMaxIf(tuple(part.outcome), part.opened_at, part.events > 0).1 AS outcome,
+    argMaxIf(tuple(part.slo_outcome), part.opened_at, part.events > 0).1 AS slo_outcome,
+    argMaxIf(part.ended, part.opened_at, part.events > 0) AS ended
 FROM ${database}.usage_tasks AS part FINAL
 GROUP BY tenant_id, task_id;

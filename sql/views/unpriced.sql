@@ -1,5 +1,5 @@
 -- What no price list knows: models, providers and tools whose usage has no cost, the most used
--- first. A call of a tool counts 0 where the price book lists no tools at all; it is named here too.
+-- first; what a correction has priced since is left out. A call of a tool counts 0 where the price book lists no tools at all; it is named here too.
 CREATE OR REPLACE VIEW ${database}.unpriced ${on_cluster} AS
 SELECT
     provider_name,
@@ -15,7 +15,12 @@ SELECT
     min(occurred_at) AS first_at,
     max(occurred_at) AS last_at
 FROM ${database}.usage_events FINAL
-WHERE unpriced = 1
+WHERE (unpriced = 1 AND (tenant_id, event_id) NOT IN
+    (
+        SELECT tenant_id, assumeNotNull(corrects_event_id)
+        FROM ${database}.usage_events FINAL
+        WHERE event_type = 'correction' AND cost_pusd IS NOT NULL
+    ))
     OR (event_type = 'tool' AND cost_pusd = 0 AND outcome NOT IN ('rejected', 'throttled', 'queued_out')
         AND NOT has(usage_by_class.key, 'tool_call'))
 GROUP BY provider_name, model, tool, reason

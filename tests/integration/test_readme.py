@@ -30,6 +30,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("sluice ")
 ]
+GROUPS = ("policy", "prices", "export", "baseline", "bench")
 _STATEMENTS = [part.strip() for block in blocks("sql") for part in block.split(";")]
 QUERIES = [statement for statement in _STATEMENTS if statement]
 
@@ -43,7 +44,7 @@ def test_commands_exist_with_their_options(command: str) -> None:
         if not word.startswith(".")
     ]
     verbs = [word for word in words[:2] if word.isalpha() and word != "trace"]
-    verbs = verbs[:2] if verbs[0] in ("policy", "prices") else verbs[:1]
+    verbs = verbs[:2] if verbs[0] in GROUPS else verbs[:1]
     done = subprocess.run(
         [sys.executable, "-m", "sluice.cli", *verbs, "--help"],
         capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"},

@@ -649,6 +649,8 @@ class Oracle:
 def _symbol(event: Mapping[str, Any]) -> tuple[Any, ...] | None:
     if event["event_type"] != "tool" or event["tool_args_hash"] is None:
         return None
+    if event["result_hash"] is None and event["outcome"] != "error":
+        return None  # whether it came back with the same is unknown
     return (event["tool_name"] or "", event["tool_args_hash"], event["result_hash"] or "",
             event["outcome"] == "error")  # fmt: skip
 

@@ -121,7 +121,7 @@ _anything = st.fixed_dictionaries(
         "agent": st.sampled_from(["writer", "reader"]),
         "tool": st.just("fetch"),
         "args": st.just("y"),
-        "result": st.sampled_from(["r1", "r2"]),
+        "result": st.sampled_from(["r1", "r2", None]),
         "attempt": _mostly((1, None), (2, None), (2, "hedge"), (1, "hedge"), (3, "retry")),
         "outcome": _mostly("ok", "error", "cancelled", "rejected", "degraded"),
         "slo": _mostly("good", "slow", "abandoned"),
@@ -156,7 +156,7 @@ _call = st.fixed_dictionaries(
 _same = st.fixed_dictionaries(
     {"kind": st.just("tool"), "gap_ms": st.integers(0, 3_000), "task": st.just("t1"),
      "times": st.integers(1, 5), "billed": st.integers(1, 9_000)},
-    optional={"result": st.sampled_from(["r1", "r2"]), "args": st.just("y"),
+    optional={"result": st.sampled_from(["r1", "r2", None]), "args": st.just("y"),
               "outcome": st.just("error")},
 )  # fmt: skip
 _costly = st.fixed_dictionaries(
@@ -286,7 +286,7 @@ def _event(stream: Stream, numbers: _Numbers, choice: Drawn) -> dict[str, Any]:
             "operation_name": "execute_tool",
             "tool_name": choice.get("tool", "search"),
             "tool_args_hash": choice.get("args", "x"),
-            "result_hash": choice.get("result"),
+            "result_hash": choice.get("result", "r1"),
         }
     if kind == "admission":
         event |= {"units": [{"key": "requests", "value": 3}], "estimated_cost_pusd": 17}

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from sluice.cli.common import Dir, Json, console, print_json, settings_of, table
+from sluice.errors import ConfigError
 from sluice.money import format_usd
 
 baseline_app = typer.Typer(help="Baselines: what cohorts normally cost, behind every tail label.",
@@ -43,6 +44,8 @@ def refresh(dir: Dir = None, as_json: Json = False) -> None:
 
     settings = settings_of(dir)
     baseline = baseline_now(settings)
+    if not baseline.norms:
+        raise ConfigError("no cohort has 200 priced events yet: the packaged baseline stays")
     publish_baseline(settings, baseline)
     _tell(baseline, as_json=as_json)
 

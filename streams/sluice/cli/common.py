@@ -35,6 +35,14 @@ EXIT_USAGE = 2
 EXIT_AWAY = 75
 
 
+def text_of(file: Path) -> str:
+    """The text of a file; ConfigError where it is no UTF-8."""
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not a text in UTF-8: {error.reason}") from error
+
+
 def settings_of(dir: Path | None) -> Settings:
     """Settings of the stack that the command is about."""
     return load_settings(dir)

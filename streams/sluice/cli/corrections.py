@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sluice.cli.common import Dir, Json, console, instant, print_json, settings_of, table, tell
+from sluice.cli.common import (
+    Dir,
+    Json,
+    console,
+    instant,
+    print_json,
+    settings_of,
+    table,
+    tell,
+    text_of,
+)
 from sluice.errors import ConfigError
 from sluice.money import format_usd, pusd, usd
 from sluice.settings import Settings
@@ -114,7 +124,7 @@ def _book(settings: Settings, file: Path | None, version: str | None) -> PriceBo
 
     if (file is None) == (version is None):
         raise ConfigError("say which prices: --book FILE or --version V")
-    return load_book(file.read_text()) if file else published_book(settings, version or "")
+    return load_book(text_of(file)) if file else published_book(settings, version or "")
 
 
 def _range(since: str | None, until: str | None, tenants: list[str]) -> Range:

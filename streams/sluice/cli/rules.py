@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, table
+from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, table, text_of
 from sluice.errors import ConfigError
 from sluice.money import format_usd
 
@@ -48,7 +48,7 @@ def policy_check(file: File, as_json: Json = False) -> None:
     from sluice.enforcement.policy_file import PolicyError, explain, load_policy
 
     try:
-        policy = load_policy(file.read_text(), file.name)
+        policy = load_policy(text_of(file), file.name)
     except PolicyError as error:
         _show_faults(file, [str(fault) for fault in error.faults], as_json=as_json)
         raise typer.Exit(EXIT_NO) from error
@@ -69,7 +69,7 @@ def policy_apply(file: File, dir: Dir = None) -> None:
     from sluice.enforcement.policy_file import load_policy
     from sluice.runtime.publish import publish_policy
 
-    policy = load_policy(file.read_text(), file.name)
+    policy = load_policy(text_of(file), file.name)
     publish_policy(settings_of(dir), policy)
     console.print(f"in force: policy {policy.policy_id} version {policy.version}", markup=False)
 
@@ -132,7 +132,7 @@ def prices_check(file: File) -> None:
     from sluice.metering.prices import PriceBookError, load_book
 
     try:
-        book = load_book(file.read_text())
+        book = load_book(text_of(file))
     except PriceBookError as error:
         _show_faults(file, [str(fault) for fault in error.faults], as_json=False)
         raise typer.Exit(EXIT_NO) from error
@@ -148,7 +148,7 @@ def prices_apply(file: File, dir: Dir = None) -> None:
     from sluice.metering.prices import load_book
     from sluice.runtime.publish import publish_price_book
 
-    book = load_book(file.read_text())
+    book = load_book(text_of(file))
     publish_price_book(settings_of(dir), book)
     console.print(f"in force: price book {book.book_id} version {book.version}", markup=False)
 
@@ -168,7 +168,7 @@ def prices_show(
     from sluice.metering.classes import CLASSES
     from sluice.metering.prices import default_book, load_book
 
-    chosen = default_book() if book is None else load_book(book.read_text())
+    chosen = default_book() if book is None else load_book(text_of(book))
     entry = chosen.find(model)
     if entry is None:
         raise ConfigError(
@@ -177,10 +177,15 @@ def prices_show(
     rates = entry.rates_pusd()
     if as_json:
         units = {name: CLASSES[name]._asdict() for name in rates}
+        tiers = [{**tier._asdict(), "rates_pusd": dict(tier.rates_pusd)} for tier in entry.tiers]
         print_json({"model": model, "book": chosen.book_id, "version": chosen.version,
-                    "rates_pusd": rates, "units": units})  # fmt: skip
+                    "rates_pusd": rates, "tiers": tiers, "units": units})  # fmt: skip
         return
-    rows = [(name, format_usd(rate * CLASSES[name].shown_for // CLASSES[name].per, 4),
-             CLASSES[name].shown, CLASSES[name].unit) for name, rate in rates.items()]  # fmt: skip
-    table(f"{model} in {chosen.book_id} {chosen.version}", ("class", "USD", "per", "counted in"),
-          rows)  # fmt: skip
+    rows = [
+        (tier.service_tier or "standard", tier.above_input_tokens, name,
+         format_usd(rate * CLASSES[name].shown_for // CLASSES[name].per, 4),
+         CLASSES[name].shown, CLASSES[name].unit)
+        for tier in entry.tiers for name, rate in tier.rates_pusd.items()
+    ]  # fmt: skip
+    columns = ("service tier", "above input tokens", "class", "USD", "per", "counted in")
+    table(f"{model} in {chosen.book_id} {chosen.version}", columns, rows)

@@ -96,7 +96,7 @@ class Recount:
                 self._activate(place, fields)
             elif name == "UsageEvent":
                 self._usage(place, record.key, fields)
-        except WireError:
+        except (WireError, OverflowError):
             self.refused += 1
 
     def _usage(self, place: _Place, key: bytes | None, event: dict[str, Any]) -> None:

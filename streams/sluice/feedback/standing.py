@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 Classes = dict[str, tuple[int, int]]  # class -> (quantity, cost in pico-USD)
 
 UNCLASSIFIED = "unclassified"
-BY_HAND = "contract"  # cost_source of a correction that sets a cost instead of deriving it
+BY_HAND = "manual"  # cost_source of a correction that sets a cost instead of deriving it
 TOKEN_FIELDS = (
     "input_tokens", "cache_read_input_tokens", "cache_write_input_tokens", "output_tokens",
     "reasoning_output_tokens", "recomputed_input_tokens", "rejected_prediction_tokens",

@@ -20,11 +20,16 @@ _FAILED_BIT = 1
 
 
 def symbol_of(event: Mapping[str, Any]) -> int | None:
-    """A 63-bit symbol of a tool call, odd if it failed; None where its arguments are not hashed."""
-    if event["event_type"] != "tool" or event["tool_args_hash"] is None:
-        return None
+    """A 63-bit symbol of a tool call, odd if it failed.
+
+    None where its arguments are not hashed, or its result is not although it succeeded: that calls
+    came back with the same can then not be told.
+    """
     failed = int(event["outcome"] == "error")
-    text = "\x1f".join((event["tool_name"] or "", event["tool_args_hash"],
+    known = event["tool_args_hash"] is not None and (failed or event["result_hash"] is not None)
+    if event["event_type"] != "tool" or not known:
+        return None
+    text = "\x1f".join((event["tool_name"] or "", event["tool_args_hash"] or "",
                         event["result_hash"] or ""))  # fmt: skip
     return number_of(text) >> 1 << 1 | failed
 

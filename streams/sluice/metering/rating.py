@@ -18,7 +18,7 @@ from sluice.money import INT64_MAX, checked_sum
 
 __all__ = ["Cost", "Part", "cost", "token_classes", "unpriced_parts"]
 
-_SOURCES = frozenset({"provider", "contract", "estimate"})
+_SOURCES = frozenset({"provider", "contract", "estimate", "manual"})
 
 
 def cost(book: PriceBook | None, event: Mapping[str, Any]) -> Cost | None:

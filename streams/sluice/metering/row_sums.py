@@ -27,6 +27,9 @@ TOKENS = (
     "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
     "reasoning_output_tokens",
 )  # fmt: skip
+# Free texts of producers: one row must stay small enough to be stored and published.
+MAX_LABELS = 64
+OTHER = "other"
 _REQUEST_TYPES = frozenset({"inference", "embedding"})
 _SERVED = frozenset({"ok", "degraded"})
 
@@ -214,8 +217,12 @@ def _correct(row: WindowSums, event: Mapping[str, Any], label: Label) -> None:
 
 
 def _one_more(counts: Counts, key: str | None) -> None:
-    if key is not None:
-        counts[key] = counts.get(key, 0) + 1
+    """Count a label; a row keeps MAX_LABELS different ones, what comes beyond counts as OTHER."""
+    if key is None:
+        return
+    if key not in counts and len(counts) >= MAX_LABELS:
+        key = OTHER
+    counts[key] = counts.get(key, 0) + 1
 
 
 def _plus(have: int | None, more: int | None) -> int | None:

@@ -13,7 +13,7 @@ from sluice.metering.validate import MAX_AHEAD_US
 _DAY_US = 86_400_000_000
 _GIVE_UP_US = 7 * _DAY_US  # usage.v1 keeps no record longer that could still arrive
 # A producer may be silent for one tenant for weeks; forgotten, its next number would look lost.
-_KEEP_US = 35 * _DAY_US
+_KEEP_US = 36 * _DAY_US
 
 
 class SourceKey(NamedTuple):

@@ -21,13 +21,12 @@ _DAY_US = 86_400_000_000
 _STORED = """
     SELECT
         *,
-        toStartOfMonth(occurred_at) AS month,
-        if(broker_time < addHours(toDateTime(addMonths(toStartOfMonth(occurred_at), 1), 'UTC'),
-                                  {close_hours:UInt32}),
-           toStartOfMonth(occurred_at), toStartOfMonth(broker_time)) AS billing_month
+        toStartOfMonth(occurred_at_clamped) AS month,
+        if(broker_time < addHours(toDateTime(addMonths(month, 1), 'UTC'), {close_hours:UInt32}),
+           month, toStartOfMonth(broker_time)) AS billing_month
     FROM usage_events FINAL
-    WHERE occurred_at >= fromUnixTimestamp64Micro({since:Int64})
-      AND occurred_at < fromUnixTimestamp64Micro({until:Int64})
+    WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
+      AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
       AND broker_time < fromUnixTimestamp64Micro({as_of:Int64})
       AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
       AND event_type != 'admission'
@@ -35,10 +34,10 @@ _STORED = """
 """
 # Below, <stored> stands for the rows above.
 _DAYS = """
-SELECT DISTINCT toInt64(toUnixTimestamp(toStartOfDay(occurred_at))) * 1000000 AS day
+SELECT DISTINCT toInt64(toUnixTimestamp(toStartOfDay(occurred_at_clamped))) * 1000000 AS day
 FROM usage_events
-WHERE occurred_at >= fromUnixTimestamp64Micro({since:Int64})
-  AND occurred_at < fromUnixTimestamp64Micro({until:Int64})
+WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
+  AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
 ORDER BY day
 """
 _CHARGES = """
@@ -49,8 +48,8 @@ WITH
                        p.cost_pusd), usage_by_class),
         if(rest != 0, [('unclassified', toInt64(NOT corrected), rest)], [])) AS parts,
     assumeNotNull(cost_pusd) - arraySum(p -> p.cost_pusd, usage_by_class) AS rest,
-    if({by_day:Bool}, toDateTime(toStartOfDay(occurred_at), 'UTC'),
-       toDateTime(toStartOfHour(occurred_at), 'UTC')) AS period
+    if({by_day:Bool}, toDateTime(toStartOfDay(occurred_at_clamped), 'UTC'),
+       toDateTime(toStartOfHour(occurred_at_clamped), 'UTC')) AS period
 SELECT
     tenant_id, project_id, provider_name, operation_name,
     ifNull(nullIf(response_model, ''), request_model) AS model,

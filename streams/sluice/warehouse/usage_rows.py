@@ -26,10 +26,11 @@ _SETTINGS = {
     "output_format_json_named_tuples_as_objects": 1,
 }
 _HOURS = """
-SELECT toInt64(toUnixTimestamp(toStartOfHour(occurred_at))) * 1000000 AS hour, count() AS events
+SELECT toInt64(toUnixTimestamp(toStartOfHour(occurred_at_clamped))) * 1000000 AS hour,
+    count() AS events
 FROM usage_events
-WHERE occurred_at >= fromUnixTimestamp64Micro({since:Int64})
-  AND occurred_at < fromUnixTimestamp64Micro({until:Int64})
+WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
+  AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
   AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
 GROUP BY hour ORDER BY hour
 """
@@ -50,8 +51,8 @@ _ORDER = """
 )
 """
 _IN_RANGE = """
-    WHERE occurred_at >= fromUnixTimestamp64Micro({since:Int64})
-      AND occurred_at < fromUnixTimestamp64Micro({until:Int64})
+    WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
+      AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
       AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
       AND event_type != 'admission'
 """

@@ -76,3 +76,9 @@ def test_the_score_is_the_share_of_repeated_runs_of_three() -> None:
     assert score_ppm([A, B, C]) == 0
     assert score_ppm([A, B]) is None
     assert not is_looping([])
+
+
+def test_polling_without_hashed_results_is_no_loop() -> None:
+    """Whether the results of successful calls were the same is unknown: no symbol, no loop."""
+    assert symbol_of(tool(result_hash=None)) is None
+    assert symbol_of(tool(result_hash=None, outcome="error")) is not None

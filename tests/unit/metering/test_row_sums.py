@@ -11,7 +11,14 @@ from sluice.metering import histogram
 from sluice.metering.causes import NOTHING
 from sluice.metering.labels import Bands, Label, Thresholds
 from sluice.metering.rating import Part
-from sluice.metering.row_sums import WindowSums, add_usage, fields_of, is_good
+from sluice.metering.row_sums import (
+    MAX_LABELS,
+    OTHER,
+    WindowSums,
+    add_usage,
+    fields_of,
+    is_good,
+)
 
 LIMITS = Thresholds(10, 30)
 
@@ -127,3 +134,14 @@ def test_corrections_back_and_forth_cannot_hide_an_overflow() -> None:
     assert row.cost_pusd == 0
     with pytest.raises(OverflowError):
         add_usage(row, arrived(), label(2**62), clamped=False)
+
+
+def test_a_row_keeps_a_bounded_number_of_labels() -> None:
+    """Whatever texts producers send, a row stays small: the 65th flag and later count as other."""
+    row = WindowSums()
+    for number in range(MAX_LABELS + 7):
+        event = arrived(risk_flags=[f"flag-{number}"])
+        add_usage(row, event, label(5), clamped=False)
+    assert len(row.risk_flags) == MAX_LABELS + 1
+    assert row.risk_flags[OTHER] == 7
+    assert sum(row.risk_flags.values()) == row.events

@@ -33,8 +33,8 @@ def call(**over: Any) -> dict[str, Any]:
 
 def tool(**over: Any) -> dict[str, Any]:
     """A tool call of the same task, always the same one."""
-    base = {"event_type": "tool", "tool_name": "s", "tool_args_hash": "x", "input_tokens": 0,
-            "output_tokens": 0}  # fmt: skip
+    base = {"event_type": "tool", "tool_name": "s", "tool_args_hash": "x", "result_hash": "r",
+            "input_tokens": 0, "output_tokens": 0}  # fmt: skip
     return call(**base | over)
 
 

@@ -70,7 +70,7 @@ def test_a_withdrawn_baseline_leaves_the_packaged_one() -> None:
 def test_a_loop_costs_its_task_and_is_no_norm() -> None:
     """Five same tool calls: two of them are the loop's, and its cohort holds the other three."""
     tool = {"event_type": "tool", "operation_name": "execute_tool", "tool_name": "s",
-            "tool_args_hash": "x", "task_id": "t", "input_tokens": 0,
+            "tool_args_hash": "x", "result_hash": "r", "task_id": "t", "input_tokens": 0,
             "output_tokens": 0}  # fmt: skip
     part = applied(*(billed(k, 10, **tool) for k in range(1, 6)))
     (row,) = part.state.windows.rows.values()

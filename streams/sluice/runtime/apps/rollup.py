@@ -71,10 +71,12 @@ class Rollup:
         refresh = self._refresh
         if refresh is None or self._position < self._end:
             return
-        due = refresh.due()
-        if due is None:
+        if refresh.due() is None:
             return
-        baseline = refresh.compute(due)
+        # A person may have published one meanwhile: the next moves on from there.
+        refresh.before = await self._patience.call(published_baseline, self._settings)
+        due = refresh.due()
+        baseline = None if due is None else refresh.compute(due)
         if baseline is not None:
             log.info("baseline %s: %d norms", baseline.version, len(baseline.norms))
             await self._patience.call(publish_baseline, self._settings, baseline)
