@@ -18,12 +18,15 @@ from sluice.feedback.recount import MEASURES, LedgerName, Recount, Sums, first_w
 from sluice.runtime.references import read_references
 from sluice.settings import Settings
 from sluice.warehouse.client import connect, translated
+from sluice.wire.codec import MAGIC
 from sluice.wire.kafka import consumer_config, topics
 from sluice.wire.scan import message_as_record
+from sluice.wire.schema import fingerprint
 
 TIMEOUT_S = 60.0
 _PAUSE_S = 2.0
 _SILENCE_S = 15.0
+_ACTIVATE = MAGIC + fingerprint("Activate")
 
 _EVENTS = """
 SELECT tenant_id, countIf(event_type != 'correction') AS n_events,
@@ -93,9 +96,9 @@ class _Reading:
         self._consumer = Consumer(consumer_config(settings))
         self._parts = [TopicPartition(usage, number) for number in range(settings.partitions)]
         self._next = {tp.partition: self._ends(tp)[0] for tp in self._parts}
-        # Where the topic's begin has expired, only what is surely whole is compared.
+        # Where the topic's begin has expired, only what is surely whole and priced is compared.
         expired = any(self._next.values())
-        self.since = first_whole_minute(max(map(self._first_time, self._parts))) if expired else 0
+        self.since = first_whole_minute(max(map(self._first_named, self._parts))) if expired else 0
         self._assign(self._parts)
         self.recount = Recount(read_references(settings), self.since)
 
@@ -111,12 +114,22 @@ class _Reading:
             [TopicPartition(tp.topic, tp.partition, self._next[tp.partition]) for tp in parts]
         )
 
-    def _first_time(self, tp: TopicPartition) -> int:
-        """Broker time (µs) of a partition's first record; 0 where it has none."""
+    def _first_named(self, tp: TopicPartition) -> int:
+        """Broker time (µs) at which a partition first names the versions in force.
+
+        That is done once a day; of a partition that never does, only what is to come is whole.
+        """
         low, high = self._ends(tp)
         self._assign([tp])
-        messages = self._consumer.consume(1, _SILENCE_S) if low < high else []
-        return int(messages[0].timestamp()[1] * 1000) if messages else 0
+        heard, position = time.monotonic(), low
+        while position < high and time.monotonic() - heard < _SILENCE_S:
+            for message in self._consumer.consume(5000, 0.05):
+                if message.error() is not None:
+                    continue
+                heard, position = time.monotonic(), (message.offset() or 0) + 1
+                if (message.value() or b"").startswith(_ACTIVATE):
+                    return int(message.timestamp()[1] * 1000)
+        return 0 if low == high else time.time_ns() // 1000
 
     def go_on(self, watch: Callable[[str], None]) -> None:
         """Count everything up to the present end of each partition."""

@@ -21,6 +21,7 @@ from sluice.runtime.state import HEADER, State
 from sluice.wire.batches import decode_all
 from sluice.wire.topics import Topics
 
+ANNOUNCE_US = 24 * 3_600_000_000
 _SWITCHED = frozenset({"policy", "price_book", "baseline"})
 
 
@@ -53,11 +54,7 @@ class Partition:
 
     def ready(self) -> bool:
         """Whether every version in force is at hand; `waiting_for` names the one that is not."""
-        header = self.state.header
-        names = [("policy", *item) for item in header.policies.items()]
-        for kind, held in (("price_book", header.price_book), ("baseline", header.baseline)):
-            if held:
-                names.append((kind, *held))
+        names = self.in_force()
         self.waiting_for = next((n for n in names if self._references.get(n) is None), None)
         return self.waiting_for is None
 
@@ -80,6 +77,21 @@ class Partition:
             if self._outbox.urgent and self.urgent_since is None:
                 self.urgent_since = record.timestamp * 1000
         return len(records)
+
+    def announce_due(self) -> bool:
+        """Whether the versions in force should be named again in this partition's input.
+
+        Usage is kept for a week; whoever begins to read it then must still learn what is in force.
+        """
+        header = self.state.header
+        return header.time - header.announced > ANNOUNCE_US and bool(self.in_force())
+
+    def in_force(self) -> list[tuple[str, str, str]]:
+        """Names of every version in force."""
+        header = self.state.header
+        kinds = (("price_book", header.price_book), ("baseline", header.baseline))
+        policies = [("policy", *item) for item in sorted(header.policies.items())]
+        return [*policies, *((kind, *held) for kind, held in kinds if held)]
 
     def take(self) -> list[OutRecord]:
         """State changes and outputs since the last call, as one checkpoint writes them."""
@@ -166,11 +178,17 @@ class Partition:
 
     def _activate(self, record: Record, fields: dict[str, Any]) -> None:
         kind, ident, version = fields["kind"], fields["id"], fields["version"]
+        if version and (kind, ident, version) in self.in_force():
+            self.state.header.announced = self.state.header.time
+            return  # named again, so that whoever reads the topic from here on knows it
         if kind not in _SWITCHED:
             self._dead_letter(record, WireError("unknown_activation", f"kind {kind!r}"))
-        elif version and self._references.get((kind, ident, version)) is None:
+            return
+        if version and self._references.get((kind, ident, version)) is None:
             self._dead_letter(record, WireError("bad_reference", f"{kind} {ident} {version}"))
-        elif kind == "price_book":
+            return
+        self.state.header.announced = self.state.header.announced or self.state.header.time
+        if kind == "price_book":
             self.state.header.price_book = (ident, version) if version else None
         elif kind == "baseline":
             self.state.header.baseline = (ident, version) if version else None

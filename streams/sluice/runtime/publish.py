@@ -14,7 +14,7 @@ from sluice.enforcement.policy import Policy
 from sluice.errors import OutsideError
 from sluice.metering.baselines import BASELINE_ID, Baseline
 from sluice.metering.prices import PriceBook, default_book, load_book
-from sluice.runtime.references import Name, reference_key
+from sluice.runtime.references import Name, reference_key, reference_name
 from sluice.settings import Settings
 from sluice.wire.codec import decode, encode
 from sluice.wire.kafka import producer_config, topics
@@ -24,6 +24,8 @@ from sluice.wire.scan import committed_records
 KEPT = "kept"
 
 _TIMEOUT_S = 15.0
+# usage.v1 keeps records for 7 days, and names its versions at least once a day.
+_BASELINE_KEEP_US = 9 * 86_400_000_000
 
 
 def publish_policy(settings: Settings, policy: Policy) -> None:
@@ -79,6 +81,21 @@ def publish_baseline(settings: Settings, baseline: Baseline) -> None:
     _publish(settings, topics(settings).reference, name, encode("Baseline", fields))
 
 
+def retire_baselines(settings: Settings, in_force: Baseline) -> int:
+    """Take baselines off their topic that no usage still kept can name; returns how many."""
+    reference, oldest = topics(settings).reference, _now() - _BASELINE_KEEP_US
+    current = reference_key(("baseline", BASELINE_ID, in_force.version))
+    known: dict[bytes, int | None] = {}
+    for record in committed_records(settings, reference):
+        if record.key and reference_name(record.key)[0] == "baseline":
+            at = decode(record.value)[1]["published_at"] if record.value else None
+            known[record.key] = at
+    old = [k for k, at in known.items() if at is not None and at < oldest and k != current]
+    if old:
+        _send(_producer(settings), [(reference, 0, key, None) for key in old])
+    return len(old)
+
+
 def ensure_price_book(settings: Settings) -> str | None:
     """Publish the packaged price book where none was ever published; return its version."""
     for record in committed_records(settings, topics(settings).reference):
@@ -117,7 +134,7 @@ def _producer(settings: Settings) -> Producer:
 
 def _send(
     producer: Producer,
-    records: list[tuple[str, int, bytes | None, bytes]],
+    records: list[tuple[str, int, bytes | None, bytes | None]],
     headers: list[tuple[str, str | bytes | None]] | None = None,
 ) -> None:
     faults: list[KafkaError] = []

@@ -84,6 +84,12 @@ class References:
         for message in consumer.consume(100, 0.1):
             if message.error() is None and message.value() is not None:
                 self._take(message)
+            elif message.error() is None:
+                self._drop(message.key() or b"")
+
+    def _drop(self, key: bytes) -> None:
+        """A tombstone: the version is older than any usage that could name it."""
+        self._held.pop(reference_name(key), None)
 
     def _take(self, message: Message) -> None:
         try:
@@ -92,6 +98,12 @@ class References:
             log.warning("%s[%s]: %s", message.topic(), message.offset(), error)
         else:
             self._held[name] = reference
+
+
+def reference_name(key: bytes) -> Name:
+    """The published version that a Kafka key names."""
+    kind, ident, version = (*key.decode(errors="replace").split("|"), "", "")[:3]
+    return kind, ident, version
 
 
 def read_references(settings: Settings) -> dict[Name, Reference]:

@@ -22,13 +22,17 @@ _any = msgspec.msgpack.Decoder().decode
 
 
 class Header(msgspec.Struct, array_like=True):
-    """What a partition knows as a whole: its time, the versions in force, its counters."""
+    """What a partition knows as a whole: its time, the versions in force, its counters.
+
+    `announced` is the time (µs) at which all versions in force were last named in its input.
+    """
 
     time: int = 0
     slot: int = -1
     policies: dict[str, str] = msgspec.field(default_factory=dict)
     price_book: tuple[str, str] | None = None
     baseline: tuple[str, str] | None = None
+    announced: int = 0
     counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 

@@ -173,3 +173,19 @@ def test_an_unpriced_event_is_counted_and_costs_nothing() -> None:
     (row,) = outputs(part, TOPICS.windows)
     assert row is not None
     assert (row["unpriced"], row["cost_pusd"]) == (1, 0)
+
+
+def test_versions_in_force_are_to_be_named_again_after_a_day() -> None:
+    """A reader that begins later learns them; naming them again changes nothing and is noted."""
+    part, references, start = governed()
+    part.apply([*start, record(2, usage(1))])
+    assert not part.announce_due()
+    day = 24 * 3_600_000_000
+    part.apply([FakeRecord(3, (NOW + day) // 1000 + 1, None, encode("Tick", {}))])
+    assert part.announce_due()
+    part.take()
+    names = part.in_force()
+    part.apply([activate(4 + n, name, at=NOW + day + 10**6) for n, name in enumerate(names)])
+    assert not part.announce_due()
+    assert part.in_force() == names
+    assert [out for out in part.take() if out.topic == TOPICS.control] == []

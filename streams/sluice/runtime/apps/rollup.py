@@ -20,7 +20,7 @@ from sluice.runtime.baselining import published_baseline, take
 from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
 from sluice.runtime.metrics import Metrics, Sample
 from sluice.runtime.patience import Patience
-from sluice.runtime.publish import publish_baseline
+from sluice.runtime.publish import publish_baseline, retire_baselines
 from sluice.runtime.worker import (
     EXIT_FAULT,
     WorkerApp,
@@ -80,6 +80,7 @@ class Rollup:
         if baseline is not None:
             log.info("baseline %s: %d norms", baseline.version, len(baseline.norms))
             await self._patience.call(publish_baseline, self._settings, baseline)
+            await self._patience.call(retire_baselines, self._settings, baseline)
 
     def samples(self) -> Iterator[Sample]:
         """What Prometheus shows."""
