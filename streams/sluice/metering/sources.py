@@ -76,6 +76,17 @@ class Sources:
         """Numbers of all producers that may still come."""
         return sum(missing_count(_mark(sums)) for sums in self.rows.values() if sums.missing)
 
+    def incomplete(self) -> dict[str, tuple[int, int, int, int]]:
+        """Missing, lost, recovered and unprotected events per producer that has any of them."""
+        found: dict[str, tuple[int, int, int, int]] = {}
+        for key, sums in self.rows.items():
+            counts = (missing_count(_mark(sums)), sums.lost, sums.recovered, sums.unprotected)
+            if any(counts):
+                before = found.get(key.source, (0, 0, 0, 0))
+                a, b, c, d = (x + y for x, y in zip(before, counts, strict=True))
+                found[key.source] = (a, b, c, d)
+        return found
+
     def take_dirty(self) -> Iterator[tuple[SourceKey, SourceSums]]:
         """Rows to publish now, in key order; they count as published afterwards."""
         for key in sorted(key for key, sums in self.rows.items() if sums.dirty):

@@ -42,6 +42,9 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...], str]] = MappingProxyType({
         "gauge", ("partition",), "event time up to which rows are complete, Unix seconds"),
     "sluice_open_rows": ("gauge", ("partition", "kind"), "rows in memory that can still change"),
     "sluice_missing_numbers": ("gauge", ("partition",), "numbers of producers that may still come"),
+    "sluice_incomplete_events": (
+        "gauge", ("partition", "source", "kind"),
+        "missing, lost, recovered, unprotected events of a producer, the 100 worst"),
     "sluice_chunk_records": ("histogram", (), "records handled at once"),
     "sluice_checkpoint_seconds": ("histogram", (), "duration of a committed transaction"),
     "sluice_loop_seconds": (
@@ -52,6 +55,7 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...], str]] = MappingProxyType({
 })  # fmt: skip
 _COUNTERS = ("events", "duplicates", "recovered", "lost", "unprotected", "unpriced", "late",
              "clamped", "admission_events", "decisions", "expired")  # fmt: skip
+_INCOMPLETE = ("missing", "lost", "recovered", "unprotected")
 _SIZES = (1, 10, 100, 500, 1000, 2000, 5000, 10_000, 20_000)
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _LOOPBACK = "127.0.0.1"
@@ -124,6 +128,9 @@ def partition_samples(status: Mapping[str, Any], topic: str, now_s: float) -> It
     for kind in ("windows", "tasks", "ledgers", "sources", "cohorts"):
         yield "sluice_open_rows", (number, kind), status[kind]
     yield "sluice_missing_numbers", (number,), status["missing_numbers"]
+    for source, counts in status["incomplete"].items():
+        for kind, count in zip(_INCOMPLETE, counts, strict=True):
+            yield "sluice_incomplete_events", (number, source, kind), count
     yield "sluice_watermark_seconds", (number,), status["watermark"] / 1e6
     if status["lag"] is not None:
         yield "sluice_lag_records", (topic, number), status["lag"]

@@ -177,7 +177,7 @@ def test_an_unpriced_event_is_counted_and_costs_nothing() -> None:
 
 def test_versions_in_force_are_to_be_named_again_after_a_day() -> None:
     """A reader that begins later learns them; naming them again changes nothing and is noted."""
-    part, references, start = governed()
+    part, _, start = governed()
     part.apply([*start, record(2, usage(1))])
     assert not part.announce_due()
     day = 24 * 3_600_000_000
