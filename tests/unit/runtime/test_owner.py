@@ -56,7 +56,7 @@ class Clock:
 def owned_partition() -> tuple[OwnedPartition, FakeLog, list[FakeRecord]]:
     """A governed partition with a fake log, and its first records."""
     settings = Settings()
-    owned = OwnedPartition(settings, 0, cast("References", None), Metrics(lambda: []))
+    owned = OwnedPartition(settings, 0, cast("References", None), Metrics(list))
     owned.partition, _, start = governed()
     log = FakeLog()
     owned.log = cast("Any", log)
@@ -75,8 +75,7 @@ def test_applying_goes_on_while_a_commit_is_in_flight() -> None:
             await owned.apply(Chunk(0, first))
             log.open.clear()
             committing = asyncio.ensure_future(owned.checkpoint(executor))
-            while not log.begun.is_set():
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(log.begun.wait, 10)
             await asyncio.wait_for(owned.apply(Chunk(5, second)), 1)
             assert (owned.position, owned.committed) == (8, 0)
             log.open.set()
@@ -109,7 +108,7 @@ def test_a_chunk_that_starts_elsewhere_is_refused() -> None:
 
     async def scene() -> None:
         await owned.apply(Chunk(0, start))
-        with pytest.raises(Hole, match="at 2, got 3"):
+        with pytest.raises(Hole, match=r"at 2, got 3"):
             await owned.apply(Chunk(3, [record(3, usage(1))]))
 
     asyncio.run(scene())
@@ -119,7 +118,7 @@ def test_a_failed_commit_ends_the_process() -> None:
     """What a commit took from memory and could not write must not be built upon."""
     owned, log, start = owned_partition()
     ended: list[str] = []
-    owner = Owner(Settings(), cast("References", None), Metrics(lambda: []),
+    owner = Owner(Settings(), cast("References", None), Metrics(list),
                   on_fenced=ended.append, on_fault=ended.append)  # fmt: skip
     owner.owned[0] = owned
     log.commit = _broken  # type: ignore[method-assign]
@@ -185,8 +184,7 @@ def test_who_has_nothing_to_do_or_waits_does_not_stand_still(
             log.open.clear()
             log.begun.clear()
             away = asyncio.ensure_future(owned.checkpoint(executor, prove=True))
-            while not log.begun.is_set():
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(log.begun.wait, 10)
             clock.now += 500
             assert not owned.stands_still(120)
             log.open.set()
@@ -216,11 +214,12 @@ def test_a_silent_partition_is_probed_once_per_half_limit(monkeypatch: pytest.Mo
 def test_more_workers_than_partitions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings name the variable and what to do; a slot without a partition says the same."""
     monkeypatch.setenv("SLUICE_METER_WORKERS", "5")
-    with pytest.raises(ConfigError, match="SLUICE_METER_WORKERS: .*5 workers cannot share 4"):
+    with pytest.raises(ConfigError, match=r"SLUICE_METER_WORKERS: .*5 workers cannot share 4"):
         load_settings()
     monkeypatch.setenv("SLUICE_PARTITIONS", "5")
     assert load_settings().meter_workers == 5
+    monkeypatch.delenv("SLUICE_METER_WORKERS")
     check_slot(Settings(partitions=4), "3")
     check_slot(Settings(partitions=4), "canary")
-    with pytest.raises(ConfigError, match="slot 4 would be worker 5, but .* has 4 partitions"):
+    with pytest.raises(ConfigError, match=r"slot 4 would be worker 5, but .* has 4 partitions"):
         check_slot(Settings(partitions=4), "4")
