@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 KEEP ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit integration lint lock schemas clean
+.PHONY: help setup demo test unit integration soak lint lock schemas clean
 
 help:  ## Show what can be made
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ unit: setup  ## The fast tests only
 
 integration: setup  ## The tests on real Kafka and ClickHouse
 	@$(BIN)/python -m pytest tests/integration
+
+soak: setup  ## 50 random faults in 21 minutes, compared with the truth (SOAK_SECONDS, SOAK_FAULTS, SOAK_SEED)
+	@$(BIN)/python -m tests.faults.soak
 
 lint: setup  ## Style, types, import rules
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sluice.errors import ConfigError
@@ -73,6 +73,17 @@ class Settings(BaseSettings):
     )
 
     log_level: str = Field("INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @field_validator("meter_workers")
+    @classmethod
+    def _no_idle_workers(cls, workers: int, info: ValidationInfo) -> int:
+        partitions = info.data.get("partitions", workers)
+        if workers > partitions:
+            raise ValueError(
+                f"{workers} workers cannot share {partitions} partitions, a partition has one "
+                f"worker; set at most {partitions}, or start with more SLUICE_PARTITIONS"
+            )
+        return workers
 
     @property
     def bootstrap(self) -> str:

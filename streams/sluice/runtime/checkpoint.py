@@ -34,6 +34,8 @@ _CALL_S = 10.0
 # A commit whose answer was lost in a broker crash may never get one; a new producer settles it.
 _COMMIT_S = 5.0
 _RETRY_S = 0.25
+# Where the newest marker is looked for first: every transaction ends with one.
+_TAIL_RECORDS = 20_000
 
 
 class Fenced(SluiceError):
@@ -71,24 +73,31 @@ class PartitionLog:
         self.stopping = threading.Event()
 
     def restore(self, load: Callable[[bytes, bytes], None]) -> int | None:
-        """Fence the last owner and feed every committed state row to `load`.
+        """Fence the last owner and feed the newest value of every committed state row to `load`.
 
-        Returns the input position, or None where nothing was ever committed.
+        Returns the input position, or None where nothing was ever committed. Raises ConfigError
+        where another layout was written; nothing is loaded then.
         """
         self._open_producer()
-        last, rows = self._read(load)
+        rows: dict[bytes, bytes] = {}
+        begun = time.monotonic()
+        last = self._read(0, lambda key, value: _keep(rows, key, value))
         if last is not None and last.layout != LAYOUT_VERSION:
             raise ConfigError(
                 f"{self._changelog}[{self._partition}] holds state of layout {last.layout}, this "
                 f"version reads {LAYOUT_VERSION}; run the version that wrote it, or reset the "
                 "topics"
             )
+        # Only now: rows of another layout could not even be read.
+        for key, value in rows.items():
+            load(key, value)
         self.marker = (
             Marker(0, 1, 0) if last is None else Marker(last.next_offset, last.epoch + 1, 0)
         )
         log.info(
-            "partition %d restored: %d rows, epoch %d", self._partition, rows, self.marker.epoch
-        )
+            "partition %d restored: %d rows in %.2f s, epoch %d",
+            self._partition, len(rows), time.monotonic() - begun, self.marker.epoch,
+        )  # fmt: skip
         return None if last is None else last.next_offset
 
     def commit(self, records: Iterable[OutRecord], next_offset: int) -> None:
@@ -112,6 +121,9 @@ class PartitionLog:
     def _try_commit(self, batch: list[OutRecord], marker: Marker) -> bool:
         try:
             if self._producer is None:
+                # Asked before a new producer would fence somebody who took over meanwhile, and
+                # again when nothing is in flight any more.
+                self._already_committed(marker)
                 self._open_producer()
                 if self._already_committed(marker):
                     return True
@@ -177,7 +189,7 @@ class PartitionLog:
 
     def _already_committed(self, marker: Marker) -> bool:
         """Whether the commit with the unknown outcome is there; Fenced if somebody else wrote."""
-        last, _ = self._read(lambda _key, _value: None)
+        last = self._last_marker()
         if last == marker:
             return True
         before = last is None or last.epoch < marker.epoch
@@ -185,7 +197,13 @@ class PartitionLog:
             return False
         raise Fenced(f"{self._transactional_id}: the changelog holds {last}, not ours")
 
-    def _read(self, load: Callable[[bytes, bytes], None]) -> tuple[Marker | None, int]:
+    def _last_marker(self) -> Marker | None:
+        low, high = first_and_end(self._settings, self._changelog, self._partition)
+        start = max(low, high - _TAIL_RECORDS)
+        found = self._read(start, _ignore)
+        return self._read(low, _ignore) if found is None and start > low else found
+
+    def _read(self, start: int, keep: Callable[[bytes, bytes], None]) -> Marker | None:
         consumer = Consumer(
             consumer_config(
                 self._settings,
@@ -193,28 +211,49 @@ class PartitionLog:
             )
         )
         try:
-            consumer.assign([TopicPartition(self._changelog, self._partition, 0)])
-            return _read_to_end(consumer, load, self.stopping)
+            consumer.assign([TopicPartition(self._changelog, self._partition, start)])
+            return _read_to_end(consumer, keep, self.stopping)
         finally:
             consumer.close()
 
 
+def first_and_end(settings: Settings, topic: str, partition: int) -> tuple[int, int]:
+    """Offsets of a partition's first record and of its end; KafkaException without an answer."""
+    consumer = Consumer(consumer_config(settings))
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    finally:
+        consumer.close()
+    return int(low), int(high)
+
+
+def _keep(rows: dict[bytes, bytes], key: bytes, value: bytes) -> None:
+    # A row that comes back after its tombstone belongs at the end, where it was put.
+    if value:
+        rows[key] = value
+    else:
+        rows.pop(key, None)
+
+
+def _ignore(_key: bytes, _value: bytes) -> None:
+    pass
+
+
 def _read_to_end(
-    consumer: Consumer, load: Callable[[bytes, bytes], None], stopping: threading.Event
-) -> tuple[Marker | None, int]:
-    marker, rows = None, 0
+    consumer: Consumer, keep: Callable[[bytes, bytes], None], stopping: threading.Event
+) -> Marker | None:
+    marker = None
     while not stopping.is_set():
         # A short time-out: consume() waits it out whole unless the batch fills.
         for message in consumer.consume(5000, 0.02):
             error, key, value = message.error(), message.key(), message.value()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
-                    return marker, rows
+                    return marker
             elif key == MARKER_KEY and value is not None:
                 marker = _decode(value)
             elif key is not None:
-                load(key, value or b"")
-                rows += 1
+                keep(key, value or b"")
     raise Fenced("stopped while the state was read")
 
 

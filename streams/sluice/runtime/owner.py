@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import KafkaException
 
 from sluice.metering.windows import watermark
-from sluice.runtime.checkpoint import Fenced, PartitionLog
+from sluice.runtime.checkpoint import Fenced, PartitionLog, first_and_end
 from sluice.runtime.chunks import Chunk
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
@@ -21,11 +21,13 @@ from sluice.runtime.references import References
 from sluice.runtime.state import State
 from sluice.settings import Settings
 from sluice.wire.codec import encode
-from sluice.wire.kafka import consumer_config, topics
+from sluice.wire.kafka import topics
 
 log = logging.getLogger(__name__)
 
 _REFERENCE_WAIT_S = 0.02
+_BROKER_WAIT_S = 0.5
+_SLOW_COMMIT_S = 1.0  # a commit that takes longer waits for the broker
 DOUBT_S = 3.0  # how long an activated version may take to arrive before it is asked for
 
 
@@ -50,8 +52,9 @@ class OwnedPartition:
         self.partition: Partition | None = None
         self.position = 0
         self.committed = 0
-        self.committed_at = time.monotonic()
         self.end: int | None = None
+        self._moved_at = self._still_since = self._probed_at = time.monotonic()
+        self._commit_begun: float | None = None
         self.expired = 0
         self.last_record_at = 0.0
         self.last_heartbeat_at = 0.0
@@ -62,7 +65,7 @@ class OwnedPartition:
             self._settings.lateness_s * 1_000_000, self._settings.dedupe_window_s * 1_000_000
         )
         position = self.log.restore(state.load)
-        start = _first_offset(self._settings, self._topics.usage, self.number)
+        start = self._first_offset()
         if position is not None and start > position:
             self.expired = start - position
             log.error("partition %d: %d records expired unread", self.number, self.expired)
@@ -73,6 +76,7 @@ class OwnedPartition:
             self._topics, self.number, state, self._references,
             epoch=self.log.marker.epoch, generation=self._settings.topic_generation,
         )  # fmt: skip
+        self._moved_at = self._still_since = self._probed_at = time.monotonic()
         return self
 
     async def apply(self, chunk: Chunk) -> None:
@@ -104,23 +108,54 @@ class OwnedPartition:
             position = self.position
             if not records and position == self.committed and not prove:
                 return
-            loop, begun = asyncio.get_running_loop(), time.monotonic()
-            await loop.run_in_executor(executor, self.log.commit, records, position)
-            self.committed, self.committed_at = position, time.monotonic()
-            self._metrics.checkpoint_seconds.observe(self.committed_at - begun)
+            await self._commit(executor, records, position)
             if urgent_since is not None:
                 self._metrics.loop_seconds.observe(max(0.0, time.time() - urgent_since / 1e6))
+
+    async def _commit(
+        self, executor: ThreadPoolExecutor, records: list[OutRecord], position: int
+    ) -> None:
+        """Commit in a thread; what is applied meanwhile rides in the next commit."""
+        begun = self._commit_begun = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(executor, self.log.commit, records, position)
+        finally:
+            self._commit_begun = None
+        now = time.monotonic()
+        self._metrics.checkpoint_seconds.observe(now - begun)
+        # A heartbeat alone is no progress: the watchdog looks at the position.
+        if position != self.committed:
+            self.committed, self._moved_at, self._still_since = position, now, now
+
+    def saw_end(self, end: int | None) -> None:
+        """Somebody saw the input reach up to `end`."""
+        if end is not None and end > (self.end or 0):
+            self.end = end
 
     def stands_still(self, limit_s: float) -> bool:
         """Whether records have waited for so long without any of them being committed.
 
         Waiting for a version that has not arrived, or for the broker, is no fault of this process.
         """
+        now = time.monotonic()
         behind = self.end is not None and self.committed < self.end
-        waits = self._ready_partition().waiting_for is not None or self.lock.locked()
-        if not behind or waits:
-            self.committed_at = time.monotonic()
-        return time.monotonic() - self.committed_at > limit_s
+        slow = self._commit_begun is not None and now - self._commit_begun > _SLOW_COMMIT_S
+        if not behind or slow or self._ready_partition().waiting_for is not None:
+            self._still_since = now
+        return now - self._still_since > limit_s
+
+    def probe_due(self, limit_s: float) -> bool:
+        """Whether a record of our own should show that input still arrives here.
+
+        What the consumer knows of the end stands still with the consumer, and the end may also be
+        an offset that holds no record.
+        """
+        now = time.monotonic()
+        if now - max(self._moved_at, self._probed_at) <= limit_s / 2:
+            return False
+        self._probed_at = now
+        return True
 
     def tick_due(self, now: int) -> bool:
         """Whether time-bound work waits although no record comes (now: µs of wall time)."""
@@ -153,6 +188,15 @@ class OwnedPartition:
             "counters": state.header.counters,
         }
 
+    def _first_offset(self) -> int:
+        while True:
+            try:
+                return first_and_end(self._settings, self._topics.usage, self.number)[0]
+            except KafkaException as error:
+                log.warning("partition %d: %s; waiting", self.number, error.args[0].str())
+                if self.log.stopping.wait(_BROKER_WAIT_S):
+                    raise Fenced("stopped while the broker was away") from error
+
     def _heartbeat(self) -> list[OutRecord]:
         now = time.monotonic()
         if now - self.last_heartbeat_at < self._settings.heartbeat_ms / 1000:
@@ -177,14 +221,21 @@ class OwnedPartition:
 
 
 class Owner:
-    """All partitions of this process; `on_fenced` ends it when another process took one over."""
+    """All partitions of this process.
 
-    def __init__(self, settings: Settings, references: References, metrics: Metrics,
-                 on_fenced: Callable[[str], None]) -> None:  # fmt: skip
+    `on_fenced` ends it when another process took one over, `on_fault` when a commit failed in a
+    way that leaves what is in memory ahead of what can still be written.
+    """
+
+    def __init__(
+        self, settings: Settings, references: References, metrics: Metrics, *,
+        on_fenced: Callable[[str], None], on_fault: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._metrics = metrics
         self._settings = settings
         self._references = references
         self._on_fenced = on_fenced
+        self._on_fault = on_fault
         self._executor = ThreadPoolExecutor(max_workers=max(8, 2 * settings.partitions))
         self._assigning = asyncio.Lock()
         self._scheduled: set[int] = set()
@@ -242,6 +293,8 @@ class Owner:
         except Fenced as error:
             if self.owned.get(number) is owned:
                 self._on_fenced(str(error))
+        except Exception as error:
+            self._on_fault(f"checkpoint of partition {number}: {error!r}")
 
     def statuses(self) -> list[dict[str, Any]]:
         """What `sluice status` and Prometheus show of each owned partition."""
@@ -250,12 +303,3 @@ class Owner:
     async def checkpoint_all(self) -> None:
         """Commit every owned partition."""
         await asyncio.gather(*(self.checkpoint(number) for number in list(self.owned)))
-
-
-def _first_offset(settings: Settings, topic: str, partition: int) -> int:
-    consumer = Consumer(consumer_config(settings))
-    try:
-        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-    finally:
-        consumer.close()
-    return int(low)

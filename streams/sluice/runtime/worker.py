@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import faust
 from faust.transport.drivers import aiokafka as driver
@@ -22,6 +22,7 @@ from sluice.wire.kafka import wait_for_broker
 
 log = logging.getLogger(__name__)
 
+EXIT_CONFIG = 78  # sysexits; the supervisor does not start such a process again
 EXIT_FENCED = 73
 EXIT_STUCK = 74
 EXIT_FAULT = 71
@@ -97,7 +98,7 @@ def await_broker(settings: Settings) -> None:
             return
 
 
-def die(code: int, reason: str) -> None:
+def die(code: int, reason: str) -> NoReturn:
     """End the process at once without another word to Kafka; the supervisor starts a successor."""
     log.critical("%s; ending with code %d", reason, code)
     logging.shutdown()
