@@ -157,6 +157,9 @@ class PartitionLog:
         if error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED,
                             KafkaError.INVALID_PRODUCER_EPOCH):  # fmt: skip
             raise Fenced(f"{self._transactional_id}: {error.str()}")
+        if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
+            # The same batch would be refused for ever.
+            raise SluiceError(f"partition {self._partition} cannot be committed: {error.str()}")
         log.warning("checkpoint of partition %d failed: %s; retrying", self._partition, error.str())
         self._producer = None
 

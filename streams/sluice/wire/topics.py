@@ -109,7 +109,7 @@ class Topics:
             TopicSpec(self.partials, one, _COMPACT | _delete(9, "compact,delete")),
             TopicSpec(self.control, many, _COMPACT),
             TopicSpec(self.dlq, one, _delete(14) | _LARGER),
-            TopicSpec(self.meter_state, many, _COMPACT),
+            TopicSpec(self.meter_state, many, _COMPACT | _LARGE),
         ]
 
 

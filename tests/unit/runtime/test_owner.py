@@ -11,12 +11,13 @@ import pytest
 from tests.builders import NOW, TOPICS, FakeRecord, governed, partition, record, tick, usage
 
 from sluice.errors import ConfigError
-from sluice.runtime import owner as owner_module
+from sluice.runtime import owned as owned_module
 from sluice.runtime.apps.meter import check_slot
 from sluice.runtime.chunks import Chunk
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
-from sluice.runtime.owner import Hole, OwnedPartition, Owner
+from sluice.runtime.owned import Hole, OwnedPartition
+from sluice.runtime.owner import Owner
 from sluice.runtime.references import References
 from sluice.settings import Settings, load_settings
 
@@ -44,7 +45,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         # Only the module's view of it: the event loop needs the real one.
-        monkeypatch.setattr(owner_module, "time", self)
+        monkeypatch.setattr(owned_module, "time", self)
 
     def monotonic(self) -> float:
         return self.now

@@ -14,7 +14,8 @@ from faust.types import TP
 from sluice.errors import ConfigError
 from sluice.runtime.chunks import ChunkConsumer, RawSchema
 from sluice.runtime.metrics import Metrics, Sample, partition_samples
-from sluice.runtime.owner import OwnedPartition, Owner
+from sluice.runtime.owned import OwnedPartition
+from sluice.runtime.owner import Owner
 from sluice.runtime.references import References
 from sluice.runtime.worker import (
     EXIT_CONFIG,
@@ -93,11 +94,11 @@ def build(settings: Settings, slot: str) -> WorkerApp:
     @app.timer(settings.checkpoint_ms / 1000)
     async def checkpoint() -> None:
         await owner.checkpoint_all()
-        status = {"partitions": owner.statuses(), "metrics_port": port}
-        write_status(settings.dir, f"meter-{slot}", status)
 
     @app.timer(1.0)
     async def tick() -> None:
+        status = {"partitions": owner.statuses(), "metrics_port": port}
+        write_status(settings.dir, f"meter-{slot}", status)
         _append_ticks(ticks, owner, names.usage, settings.watchdog_s)
         for number, owned in owner.owned.items():
             owned.saw_end(app.consumer.highwater(TP(names.usage, number)))
@@ -126,6 +127,9 @@ def _append_ticks(producer: Producer, owner: Owner, topic: str, watchdog_s: floa
             producer.produce(
                 topic, encode("Tick", {}), None, partition=number, on_delivery=_seen_by(owned)
             )
+        for kind, ident, version in owned.to_announce():
+            fields = {"kind": kind, "id": ident, "version": version}
+            producer.produce(topic, encode("Activate", fields), None, partition=number)
     producer.poll(0)
 
 

@@ -21,7 +21,7 @@ from faust.types import TP
 from sluice.errors import OutsideError
 from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
 from sluice.runtime.metrics import Metrics, Sample
-from sluice.runtime.owner import DOUBT_S
+from sluice.runtime.owned import DOUBT_S
 from sluice.runtime.references import References
 from sluice.runtime.storing import Position, Rows, Storing
 from sluice.runtime.worker import (
