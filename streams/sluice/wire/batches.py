@@ -44,8 +44,8 @@ def events_of(columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     names = list(columns.columns)
     lists = [_values(column, columns.whole) for column in columns.columns.values()]
     rows = np.flatnonzero(columns.whole).tolist()
-    for row, *fields in zip(rows, *lists, strict=True):
-        yield row, dict(zip(names, fields, strict=True))
+    for row, fields in zip(rows, zip(*lists, strict=True), strict=True):
+        yield row, dict(zip(names, fields))  # noqa: B905 - as long as `lists`, and this is hot
 
 
 def _one(value: bytes | None) -> Decoded:
@@ -76,7 +76,8 @@ def _leaves(column: Texts | Numbers) -> list[Any]:
 
 def _lists(column: Items, whole: Bools) -> list[list[Any]]:
     if not len(column.row):
-        return [[] for _ in range(int(whole.sum()))]
+        # One list for all: nobody changes an event's lists.
+        return [[]] * int(whole.sum())
     lists: list[list[Any]] = [[] for _ in range(len(whole))]
     kept = np.flatnonzero(whole[column.row])
     fields = {name: _leaves(field.take(kept)) for name, field in column.fields.items()}
