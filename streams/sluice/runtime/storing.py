@@ -26,6 +26,8 @@ from sluice.wire.topics import Topics
 
 Rows = dict[str, list[dict[str, Any]]]
 
+_LAST_OFFSET = 2**48 - 1  # the room for offsets in a version, below the topic generation
+
 
 class Position(msgspec.Struct):
     """How far a partition is stored, and what was in force there (usage partitions only)."""
@@ -115,7 +117,9 @@ class Storing:
             "source_partition": partition,
             "source_offset": record.offset,
             "broker_time": record.timestamp * 1000,
-            "version": self._version_base + record.offset + 1,
+            # The first arrival stays, as in the meter: a resend must neither change the price nor
+            # move the event out of a report about the time before it.
+            "version": self._version_base + _LAST_OFFSET - record.offset,
         }
         del event["end_mark"]
         return event
