@@ -34,7 +34,7 @@ SELECT
     0 AS source_partition,
     2 * {events:UInt64} + number AS source_offset,
     occurred_at AS broker_time,
-    source_offset + 1 AS version
+    toUInt64(281474976710655 - source_offset) AS version
 FROM numbers(240)
 WHERE occurred_at < fromUnixTimestamp64Micro({until_us:Int64}, 'UTC');
 

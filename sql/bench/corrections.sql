@@ -48,6 +48,6 @@ SELECT * EXCEPT (old, new, delay) REPLACE (
     [('reason', 'contract price')] AS attributes,
     original.broker_time + delay AS broker_time,
     original.source_offset + {events:UInt64} AS source_offset,
-    original.version + {events:UInt64} AS version
+    original.version - {events:UInt64} AS version
 )
 FROM original;

@@ -188,5 +188,6 @@ SELECT
     toInt32(tenant_rank % 4) AS source_partition,
     n AS source_offset,
     fromUnixTimestamp64Micro(arrived_us, 'UTC') AS broker_time,
-    n + 1 AS version
+    -- As the sink does: the first arrival has the greatest version.
+    toUInt64(281474976710655 - n) AS version
 FROM numbered;

@@ -20,7 +20,7 @@ SELECT
     50000000000, greatest(ifNull(cost, 0) - 50000000000, 0),
     if(max(has(risk_flags, 'loop')), 900000, 0),
     argMax(outcome, occurred_at), argMax(slo_outcome, occurred_at),
-    true, min(started_at), max(occurred_at), map('max_steps', 200), max(events.version)
+    true, min(started_at), max(occurred_at), map('max_steps', 200), max(source_offset) + 1
 FROM ${database}.usage_events AS events
 WHERE toDate(occurred_at) = {day:Date} AND task_id IS NOT NULL
 GROUP BY tenant_id, task_id;

@@ -12,7 +12,7 @@ SELECT
     if(highest > applied, highest - applied - missing, 0) AS lost,
     if(cityHash64({seed:UInt64}, tenant_id, source, source_epoch) % 9 = 0, 1, 0),
     if(cityHash64({seed:UInt64}, tenant_id, source, source_epoch) % 7 = 0, 5, 0),
-    0, max(broker_time), max(version)
+    0, max(broker_time), max(source_offset) + 1
 FROM ${database}.usage_events
 WHERE event_type != 'admission'
 GROUP BY tenant_id, source, source_epoch;
@@ -35,7 +35,7 @@ SELECT
     limit_pusd - settled,
     countIf(event_type != 'correction'), sum(unpriced), map('1h', toInt64(intDiv(settled, 720))),
     multiIf(settled > limit_pusd, 'block', settled > 0.8 * limit_pusd, 'rate_limit', 'ok'),
-    max(broker_time), max(version)
+    max(broker_time), max(source_offset) + 1
 FROM ${database}.usage_events
 WHERE event_type != 'admission'
 GROUP BY tenant_id, toStartOfMonth(started_at);

@@ -1,5 +1,6 @@
 -- A report as it was: spend per day, tenant, project, model and tool from the events that had arrived
--- by an instant; what arrived afterwards, corrections too, is not in it and never will be.
+-- by an instant; what arrived afterwards, corrections too, is not in it and never will be. An event
+-- that was sent again counts from its first arrival.
 -- SELECT * FROM spend_as_of(as_of = '2026-10-02 06:00:00') WHERE day >= '2026-09-01' AND day < '2026-10-01'
 CREATE OR REPLACE VIEW ${database}.spend_as_of ${on_cluster} AS
 SELECT

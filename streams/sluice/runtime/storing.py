@@ -29,6 +29,8 @@ from sluice.wire.topics import Topics
 
 Rows = dict[str, list[dict[str, Any]]]
 
+_LAST_OFFSET = 2**48 - 1  # the room for offsets in a version, below the topic generation
+
 
 class Position(msgspec.Struct):
     """How far a partition is stored, and what was in force there (usage partitions only)."""
@@ -40,8 +42,6 @@ class Position(msgspec.Struct):
 
 
 _SWITCHED = ("price_book", "baseline")
-# The meter applies the first of several resends, so the first has the greatest version.
-_FIRST_WINS = 2**63 - 1
 
 
 class Storing:
@@ -125,7 +125,9 @@ class Storing:
             "source_partition": partition,
             "source_offset": record.offset,
             "broker_time": record.timestamp * 1000,
-            "version": _FIRST_WINS - self._version_base - record.offset,
+            # The first arrival stays, as in the meter: a resend must neither change the price nor
+            # move the event out of a report about the time before it.
+            "version": self._version_base + _LAST_OFFSET - record.offset,
         }
         del event["end_mark"]
         return event

@@ -44,8 +44,19 @@ def test_usage_is_priced_by_the_book_in_force_at_its_offset() -> None:
     )
     assert (after["cost_pusd"], after["unpriced"]) == (100 * 50_000 + 100 * 250_000, 0)
     assert after["price_book_version"] == name[2]
-    assert (before["version"] - after["version"], after["source_offset"]) == (2, 2)
+    assert after["source_offset"] == 2
     assert [r["id"] for r in rows["activations"]] == ["default"]
+
+
+def test_the_first_arrival_of_an_event_stays() -> None:
+    """A resend has a smaller version and cannot replace the event; a new generation always can."""
+    sink, position = storing(FakeReferences()), Position(0)
+    rows, _ = sink.rows(TOPICS.usage, 0, [record(0, usage(1)), record(9, usage(1))], position)
+    first, resent = (row["version"] for row in rows["usage_events"])
+    assert first > resent > 0
+    renewed = Storing(TOPICS, FakeReferences(), 1)
+    rows, _ = renewed.rows(TOPICS.usage, 0, [record(10**12, usage(1))], Position(10**12))
+    assert rows["usage_events"][0]["version"] > first
 
 
 def test_a_book_that_has_not_arrived_is_waited_for() -> None:
