@@ -66,7 +66,7 @@ class Column(NamedTuple):
         return values.cast(self.type)
 
     def sent(self, array: pa.Array) -> pa.Array:
-        """An array of `array` as it is sent."""
+        """The same values as they are sent: names as codes."""
         return array.dictionary_encode() if self.is_names else array
 
     def is_idle(self, array: pa.ChunkedArray) -> bool:

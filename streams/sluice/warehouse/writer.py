@@ -78,13 +78,10 @@ class Writer:
 
     def _batch(self, table: str, pieces: Sequence[pa.Table]) -> pa.Table:
         """All pieces as one, without the columns that say nothing."""
-        first, *others = pieces
-        try:
-            whole = pa.concat_tables(
-                [first, *(piece.select(first.column_names) for piece in others)]
-            )
-        except KeyError as error:
-            raise SluiceError(f"rows for {table} differ in their fields: {error}") from error
+        names = pieces[0].column_names
+        if any(set(piece.column_names) != set(names) for piece in pieces):
+            raise SluiceError(f"rows for {table} differ in their fields")
+        whole = pa.concat_tables([piece.select(names) for piece in pieces])
         types = self._types(table)
         idle = [name for name in whole.column_names if types[name].is_idle(whole[name])]
         if len(idle) < whole.num_columns:

@@ -202,7 +202,9 @@ def test_a_stop_in_the_middle_of_a_batch_lets_no_position_pass_it(
 def test_rows_of_the_meter_are_stored_as_columns(made: tuple[Storage, FakeWarehouse, TP]) -> None:
     """Rows of a run are read together, a damaged one stops the sink as before."""
     storage, _, _ = made
-    source = {"tenant_id": "acme", "source": "gw", "source_epoch": "e", "last_seen_at": NOW}
+    counts = ("highest", "missing", "lost", "recovered", "duplicates", "unprotected")
+    source = {"tenant_id": "acme", "source": "gw", "source_epoch": "e", "last_seen_at": NOW,
+              **dict.fromkeys(counts, 0)}  # fmt: skip
     values = [encode("SourceRow", source | {"events": n, "version": n}) for n in range(1, 101)]
     rows = [FakeRecord(n, NOW // 1000, b"k", value) for n, value in enumerate(values)]
     topic = topics(storage._settings).sources
