@@ -243,7 +243,7 @@ def test_streams_are_stored_alike_however_they_are_cut(drawn: list[Any], cuts: l
 
 def test_usual_events_need_no_rows_of_their_own() -> None:
     """Plain requests, tool calls and refusals go as columns, in the types of the wire."""
-    kinds = [{}, {"response_model": "plain", "tenant_id": "beta"},
+    kinds: list[dict[str, Any]] = [{}, {"response_model": "plain", "tenant_id": "beta"},
              {"event_type": "tool", "tool_name": "search", "input_tokens": 0, "output_tokens": 0},
              {"event_type": "admission", "outcome": "rejected"}]  # fmt: skip
     made = [
@@ -255,7 +255,7 @@ def test_usual_events_need_no_rows_of_their_own() -> None:
     assert not any(taken.rows.values())
     (piece,) = taken.columns["usage_events"]
     assert np.diff(piece["source_offset"].to_numpy()).min() == 1
-    assert taken.count() == len(made) == len(piece["cost_pusd"])
+    assert taken.size == len(made) == len(piece["cost_pusd"])
 
 
 MODELS = ("plain", "bare", "deaf", "fee", "tiers", "units", "unit", "large", "shared", "agent", "x")

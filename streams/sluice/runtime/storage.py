@@ -69,7 +69,7 @@ class _Batch:
     def add(self, tp: TP, more: Taken, size: int) -> None:
         """Add what records of `size` bytes store."""
         self.taken.add(more)
-        self.rows += more.count()
+        self.rows += more.size
         self.bytes += size
         self.moved.add(tp)
 

@@ -40,7 +40,8 @@ class Taken(NamedTuple):
     rows: Rows
     columns: dict[str, list[Arrays]]
 
-    def count(self) -> int:
+    @property
+    def size(self) -> int:
         """Number of rows."""
         listed = sum(map(len, self.rows.values()))
         return listed + sum(_length(piece) for pieces in self.columns.values() for piece in pieces)

@@ -61,7 +61,7 @@ def usage_columns(
     chosen = np.flatnonzero(whole)
     usage = Usage(columns, len(whole))
     usage = usage if len(chosen) == len(whole) else usage.take(chosen)
-    fine = surely_fine(usage, [run.keys[row] for row in chosen], run.times[chosen])
+    fine = surely_fine(usage, [run.keys[row] for row in chosen.tolist()], run.times[chosen])
     usage, chosen = _kept(usage, chosen, fine)
     rated, found = rate(usage, prices), limits(usage, prices, baseline)
     done = (rated.done & found.done) | usage.coded("event_type").where("admission")

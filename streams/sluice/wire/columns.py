@@ -84,7 +84,8 @@ class _Walk:
 
     def whole(self) -> Bools:
         """Rows that ended where their datum ends, with nothing wrong on the way."""
-        return ~self.bad & (self.at == self.end)
+        whole: Bools = ~self.bad & (self.at == self.end)
+        return whole
 
     def field(self, kind: Any) -> Column:
         """The next field of every row."""

@@ -30,7 +30,8 @@ class Limits(NamedTuple):
 
     def take(self, kept: Bools) -> Limits:
         """The thresholds of some rows only."""
-        return Limits(*(column[kept] for column in self))
+        return Limits(self.q50_pusd[kept], self.q95_pusd[kept], self.known[kept],
+                      self.packaged[kept], self.done[kept])  # fmt: skip
 
 
 class BandSums(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.prices import PriceBook
+from sluice.metering.prices import Contract, PriceBook, PriceEntry, ToolPrice
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Coded, Ints
 
@@ -47,12 +47,15 @@ def blank_event(usage: Usage, row: int) -> dict[str, Any]:
 
 
 def _instants(book: PriceBook | None) -> Iterator[int]:
-    for item in (*book.entries, *book.tools, *book.contracts) if book else ():
+    for item in _listed(book):
         for instant in (item.effective_from, item.effective_to):
             if instant is not None:
                 yield max(-INT64_MAX, min(instant, INT64_MAX))
 
 
 def _tenants(book: PriceBook | None) -> list[str]:
-    items = (*book.entries, *book.tools, *book.contracts) if book else ()
-    return sorted({item.tenant_id for item in items if item.tenant_id is not None})
+    return sorted({item.tenant_id for item in _listed(book) if item.tenant_id is not None})
+
+
+def _listed(book: PriceBook | None) -> list[PriceEntry | ToolPrice | Contract]:
+    return [*book.entries, *book.tools, *book.contracts] if book else []

@@ -211,7 +211,8 @@ def _divided(numerator: Ints, divisor: Ints) -> Ints:
         return numerator
     quotient = numerator // divisor
     twice = 2 * (numerator - quotient * divisor)
-    return quotient + ((twice > divisor) | ((twice == divisor) & (quotient % 2 == 1)))
+    up: Bools = (twice > divisor) | ((twice == divisor) & (quotient % 2 == 1))
+    return quotient + up.astype(np.int64)
 
 
 def _rate_calls(usage: Usage, prices: Prices, rows: Ints, sums: _Sums) -> None:
