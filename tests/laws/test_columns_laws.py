@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import usage
@@ -12,7 +13,17 @@ from tests.builders import usage
 from sluice.errors import WireError
 from sluice.wire.batches import decode_all
 from sluice.wire.codec import HEADER_BYTES, decode, encode
-from sluice.wire.columns import Columns, Items, Numbers, Texts, is_readable, prefix, read_usage
+from sluice.wire.columns import (
+    Columns,
+    Items,
+    Numbers,
+    Texts,
+    is_readable,
+    prefix,
+    read,
+    read_usage,
+)
+from sluice.wire.schema import columnar_schema
 
 whole_numbers = st.one_of(
     st.integers(-(2**63), 2**63 - 1), st.integers(-300, 300), st.sampled_from([2**56, 2**62])
@@ -126,6 +137,67 @@ def test_no_corruption_is_read_as_something_else(
         assert found.whole[index] or index in hit
         if found.whole[index]:
             assert row_of(found, index) == slow
+
+
+_BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    "string": texts, "long": whole_numbers, "int": st.integers(-(2**31), 2**31 - 1),
+    "boolean": st.booleans(),
+}  # fmt: skip
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:
+    if isinstance(kind, list):
+        return st.one_of(st.none(), _BY_TYPE[kind[1]])
+    if isinstance(kind, str):
+        return _BY_TYPE[kind]
+    return st.lists(_records(kind["items"]["fields"]), max_size=3)
+
+
+def _records(fields: list[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in fields})
+
+
+@pytest.mark.parametrize("name", ["WindowRow", "TaskRow", "SourceRow", "BudgetRow"])
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.lists(damages, max_size=2))
+def test_rows_of_the_meter_are_read_alike(
+    name: str, data: st.DataObject, faults: list[tuple[str, int, int]]
+) -> None:
+    """The same laws hold for rows: whole ones as they are, damaged ones never as others."""
+    drawn = data.draw(st.lists(_records(columnar_schema(name)["fields"]), min_size=1, max_size=4))
+    values = [encode(name, row) for row in drawn]
+    for fault in faults:
+        values[0] = damaged(values[0], fault, values[-1])
+    found = read(name, values)
+    assert found.whole[1:].all()
+    for index, value in enumerate(values):
+        try:
+            slow = decode(value)[1]
+        except WireError:
+            assert not found.whole[index]
+            continue
+        assert found.whole[index] or faults
+        if found.whole[index]:
+            assert row_of(found, index) == slow
+
+
+def test_a_list_that_promises_more_than_there_is_stays_in_its_datum() -> None:
+    """A cut list of thousands of entries is refused, as the last value of a chunk too."""
+    value = encode("UsageEvent", usage(1, prefix_block_ids=[1] * 4000))
+    cut = value[: value.index(b"\x02" * 4000)]
+    assert read_usage([encode("UsageEvent", usage(2)), cut]).whole.tolist() == [True, False]
+
+
+def test_lists_become_arrow_arrays() -> None:
+    """Entries of lists as structs or bare values, row by row."""
+    made = [usage(1, units=[{"key": "größer", "value": 3}], risk_flags=["a", ""]), usage(2)]
+    found = read_usage([encode("UsageEvent", event) for event in made]).columns
+    units, flags = found["units"], found["risk_flags"]
+    assert isinstance(units, Items)
+    assert isinstance(flags, Items)
+    assert units.array(2).to_pylist() == [[{"key": "größer", "value": 3}], []]
+    assert flags.array(2).to_pylist() == [["a", ""], []]
+    assert units.take(np.array([1])).array(1).to_pylist() == [[]]
 
 
 def test_only_todays_usage_events_are_readable() -> None:

@@ -17,7 +17,7 @@ from sluice.metering.histogram import Buckets
 
 HOUR_US = 3_600_000_000
 # Upper bounds of input_tokens, powers of four; a class holds requests of comparable length.
-_SIZES = (1024, 4096, 16_384, 65_536, 262_144)
+SIZES = (1024, 4096, 16_384, 65_536, 262_144)
 SIZE_CLASSES = ("1k", "4k", "16k", "64k", "256k", "max")
 EVENT, TASK = "event", "task"
 _COUNTED_TYPES = frozenset({"inference", "embedding", "tool"})
@@ -52,7 +52,7 @@ class CohortSums(msgspec.Struct, array_like=True):
 
 def size_class(input_tokens: int) -> str:
     """The class of a request's input length."""
-    return SIZE_CLASSES[bisect_left(_SIZES, input_tokens)]
+    return SIZE_CLASSES[bisect_left(SIZES, input_tokens)]
 
 
 def model_of(event: Mapping[str, Any]) -> str:

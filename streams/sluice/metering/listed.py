@@ -54,6 +54,15 @@ _OWN = _Terms(_WHOLE, "contract")
 _NO_RATES = RateCard({}, {})
 
 
+class Tariff(NamedTuple):
+    """What the tokens of a request cost: the model's entry, its rates, and the contract's ratio."""
+
+    entry: PriceEntry
+    card: RateCard
+    ratio: tuple[int, int]
+    source: str
+
+
 class _Bill(NamedTuple):
     """Quantities under one list of rates."""
 
@@ -84,6 +93,15 @@ def listed(
                 total += amount
             return _new(Cost, (total, terms.source, book.version, (), parts))
     return _asked(book, event, entry, terms)
+
+
+def tariff_of(book: PriceBook, event: Mapping[str, Any]) -> Tariff | None:
+    """The tariff of an inference or embedding, or None where the book has none for its model."""
+    entry = _entry_of(book, event)
+    if entry is None:
+        return None
+    _, card = _card_of(entry, event)
+    return Tariff(entry, card, *_terms(book, event, entry, at_list=False))
 
 
 def _entry_of(book: PriceBook, event: Mapping[str, Any]) -> PriceEntry | None:

@@ -35,23 +35,23 @@ MAX_COUNT = 10**15
 MAX_BYTE_MS = 10**18
 MAX_COST_PUSD = 9 * 10**18
 
-_REQUIRED = ("event_id", "source", "source_epoch")
+REQUIRED = ("event_id", "source", "source_epoch")
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
            "reasoning_output_tokens", "rejected_prediction_tokens",
            "recomputed_input_tokens")  # fmt: skip
 _COUNTS = (*_TOKENS, "queue_us", "ttft_us", "latency_us", "gpu_us", "energy_mj",
            "kv_bytes_per_token", "kv_peak_tokens", "io_read_bytes", "io_write_bytes",
            "net_in_bytes", "net_out_bytes", "max_output_tokens")  # fmt: skip
-_LIMITS = {
+LIMITS = {
     **dict.fromkeys(_COUNTS, MAX_COUNT),
     "kv_byte_ms": MAX_BYTE_MS, "cost_pusd": MAX_COST_PUSD, "estimated_cost_pusd": MAX_COST_PUSD,
     "original_cost_pusd": MAX_COST_PUSD, "baseline_q50_pusd": MAX_COST_PUSD,
     "baseline_q95_pusd": MAX_COST_PUSD,
 }  # fmt: skip
-_ORDINALS = (("source_seq", 1), ("attempt", 0), ("step", 0), ("depth", 0))
-_QUANTITIES = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
-_LISTS = (*_QUANTITIES, "usage_by_class", "risk_flags", "compliance", "attributes")
-_TIMES = ("started_at", "scheduled_at", "first_token_at", "occurred_at")
+ORDINALS = (("source_seq", 1), ("attempt", 0), ("step", 0), ("depth", 0))
+QUANTITIES = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
+LISTS = (*QUANTITIES, "usage_by_class", "risk_flags", "compliance", "attributes")
+TIMES = ("started_at", "scheduled_at", "first_token_at", "occurred_at")
 # A character has at most four bytes: below this, bytes need not be counted.
 _SURELY_SHORT = MAX_ID_BYTES // 4
 
@@ -80,7 +80,7 @@ def _check_identity(event: Mapping[str, Any], key: bytes | None) -> None:
         raise WireError("missing_tenant", "tenant_id is empty")
     if key != event["tenant_id"].encode():
         raise WireError("key_mismatch", f"key {short(key)}, tenant_id {short(event['tenant_id'])}")
-    for name in _REQUIRED:
+    for name in REQUIRED:
         if not event[name]:
             raise WireError("missing_field", f"{name} is empty")
 
@@ -92,13 +92,13 @@ def _check_kind(event: Mapping[str, Any]) -> None:
         raise WireError("missing_field", "a correction without corrects_event_id")
     if event["end_mark"] != END_MARK:
         raise WireError("end_mark", f"{event['end_mark']} instead of {END_MARK}")
-    for name, lowest in _ORDINALS:
+    for name, lowest in ORDINALS:
         if event[name] is not None and event[name] < lowest:
             raise WireError("negative_value", f"{name} {event[name]}, at least {lowest}")
 
 
 def _check_texts(event: Mapping[str, Any]) -> None:
-    names, pick = _texts()
+    names, pick = text_fields()
     longest = max(map(len, filter(None, pick(event))))
     if longest > _SURELY_SHORT:
         for name in names:
@@ -109,7 +109,7 @@ def _check_lists(event: Mapping[str, Any]) -> None:
     attributes = event["attributes"]
     if len(attributes) > MAX_ATTRIBUTES:
         raise WireError("too_many_attributes", f"{len(attributes)}, at most {MAX_ATTRIBUTES}")
-    for name in _LISTS:
+    for name in LISTS:
         items = event[name]
         if items:
             _check_items(name, items)
@@ -133,11 +133,11 @@ def _check_length(name: str, text: str) -> None:
 
 def _check_amounts(event: Mapping[str, Any]) -> None:
     signed = event["event_type"] == "correction"
-    for name, limit in _LIMITS.items():
+    for name, limit in LIMITS.items():
         value = event[name]
         if value:
             _check_amount(name, value, limit, signed=signed)
-    for name in _QUANTITIES:
+    for name in QUANTITIES:
         for amount in event[name]:
             _check_amount(name, amount["value"], MAX_COUNT, signed=signed)
 
@@ -179,7 +179,7 @@ def _check_classes(event: Mapping[str, Any]) -> None:
 
 
 def _check_times(event: Mapping[str, Any], broker_time: int) -> None:
-    known = [(name, event[name]) for name in _TIMES if event[name] is not None]
+    known = [(name, event[name]) for name in TIMES if event[name] is not None]
     for (before, earlier), (after, later) in pairwise(known):
         if earlier > later:
             raise WireError("time_order", f"{before} {earlier} after {after} {later}")
@@ -190,7 +190,7 @@ def _check_times(event: Mapping[str, Any], broker_time: int) -> None:
 
 
 @cache
-def _texts() -> tuple[tuple[str, ...], itemgetter[str]]:
+def text_fields() -> tuple[tuple[str, ...], itemgetter[str]]:
     """Names of all text fields (of the schema, so that a new one is bounded too), and a picker."""
     fields = schema("UsageEvent")["fields"]
     names = tuple(f["name"] for f in fields if f["type"] in ("string", ["null", "string"]))

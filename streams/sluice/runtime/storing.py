@@ -29,7 +29,7 @@ from sluice.wire.topics import Topics
 
 Rows = dict[str, list[dict[str, Any]]]
 
-_LAST_OFFSET = 2**48 - 1  # the room for offsets in a version, below the topic generation
+LAST_OFFSET = 2**48 - 1  # the room for offsets in a version, below the topic generation
 
 
 class Position(msgspec.Struct):
@@ -50,7 +50,7 @@ class Storing:
     def __init__(self, topics: Topics, references: ReferenceStore, generation: int) -> None:
         self._topics = topics
         self._references = references
-        self._version_base = generation << 48
+        self.version_base = generation << 48
         self.waiting_for: tuple[str, str, str] | None = None
         self._by_topic: dict[str, Callable[[int, Record, Position, Rows], None]] = {
             topics.usage: self._usage,
@@ -77,13 +77,13 @@ class Storing:
         rows: Rows = defaultdict(list)
         convert = self._by_topic[topic]
         for index, record in enumerate(records):
-            if topic == self._topics.usage and not self._at_hand(record, position):
+            if topic == self._topics.usage and not self.is_at_hand(record, position):
                 return rows, index
             convert(partition, record, position, rows)
             position.next_offset = record.offset + 1
         return rows, len(records)
 
-    def _at_hand(self, record: Record, position: Position) -> bool:
+    def is_at_hand(self, record: Record, position: Position) -> bool:
         """Whether the versions in force are here, and the one that `record` may activate."""
         wanted = {kind: getattr(position, kind) for kind in _SWITCHED}
         if (record.value or b"").startswith(_ACTIVATE):
@@ -111,8 +111,8 @@ class Storing:
     def _usage_row(
         self, partition: int, record: Record, event: dict[str, Any], position: Position
     ) -> dict[str, Any]:
-        book: PriceBook | None = self._in_force("price_book", position)
-        baseline: Baseline | None = self._in_force("baseline", position)
+        book: PriceBook | None = self.in_force("price_book", position)
+        baseline: Baseline | None = self.in_force("baseline", position)
         priced = event["event_type"] != "admission"
         rated = cost(book, event) if priced else None
         thresholds = thresholds_of(event, book, baseline) if priced else None
@@ -127,12 +127,13 @@ class Storing:
             "broker_time": record.timestamp * 1000,
             # The first arrival stays, as in the meter: a resend must neither change the price nor
             # move the event out of a report about the time before it.
-            "version": self._version_base + _LAST_OFFSET - record.offset,
+            "version": self.version_base + LAST_OFFSET - record.offset,
         }
         del event["end_mark"]
         return event
 
-    def _in_force(self, kind: str, position: Position) -> Any:
+    def in_force(self, kind: str, position: Position) -> Any:
+        """The price book or baseline in force at a position, or None."""
         name = getattr(position, kind)
         return self._references.get((kind, *name)) if name else None
 

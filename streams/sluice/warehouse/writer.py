@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,11 @@ from sluice.warehouse.client import (
 )
 
 _GENERATION_BITS = 48
+# Usage comes once, but for resends: looking for rows that replace each other within a batch would
+# take ClickHouse three times as long as all the rest. Merges and FINAL do it anyway.
+_INSERT: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {"usage_events": {"optimize_on_insert": 0}}
+)
 
 
 class Writer:
@@ -42,16 +48,7 @@ class Writer:
 
     def insert_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
         """Store records that all have the same fields; returns their number."""
-        if not rows:
-            return 0
-        names = list(rows[0])
-        try:
-            columns = {name: [row[name] for row in rows] for name in names}
-        except KeyError as error:
-            raise SluiceError(f"a row for {table} lacks the field {error}") from error
-        if any(len(row) != len(names) for row in rows):
-            raise SluiceError(f"rows for {table} differ in their fields")
-        return self.insert(table, columns)
+        return self.insert_batch(table, rows) if rows else 0
 
     def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> int:
         """Store columns of equal length; columns left out take their defaults.
@@ -59,12 +56,37 @@ class Writer:
         Instants are µs UTC, maps are lists of {key, value}. Raises SluiceError naming the column
         for a value that does not fit.
         """
-        arrays = [self._array(table, name, values) for name, values in columns.items()]
-        batch = pa.table(arrays, names=list(columns))
+        return self.insert_batch(table, columns=[columns])
+
+    def insert_batch(
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]] = (),
+        columns: Sequence[Mapping[str, Sequence[Any] | pa.Array]] = (),
+    ) -> int:
+        """Store records and columns of the same fields as one batch; returns the number of rows."""
+        pieces = [*columns, _pivoted(table, rows)] if rows else list(columns)
+        batch = self._batch(table, [self._piece(table, piece) for piece in pieces])
         client = self._client()
         with self._table(table):
-            client.insert_arrow(table, batch)
+            client.insert_arrow(table, batch, settings=_INSERT.get(table))
         return int(batch.num_rows)
+
+    def _piece(self, table: str, columns: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
+        arrays = [self._array(table, name, values) for name, values in columns.items()]
+        return pa.table(arrays, names=list(columns))
+
+    def _batch(self, table: str, pieces: Sequence[pa.Table]) -> pa.Table:
+        """All pieces as one, without the columns that say nothing."""
+        names = pieces[0].column_names
+        if any(set(piece.column_names) != set(names) for piece in pieces):
+            raise SluiceError(f"rows for {table} differ in their fields")
+        whole = pa.concat_tables([piece.select(names) for piece in pieces])
+        types = self._types(table)
+        idle = [name for name in whole.column_names if types[name].is_idle(whole[name])]
+        if len(idle) < whole.num_columns:
+            whole = whole.drop_columns(idle)
+        return whole.unify_dictionaries().combine_chunks()
 
     def positions(self) -> dict[tuple[str, int], str]:
         """Stored state per (topic, partition)."""
@@ -105,14 +127,14 @@ class Writer:
             self._connected.database = self._settings.clickhouse_database
         return self._connected
 
-    def _array(self, table: str, name: str, values: Sequence[Any]) -> pa.Array:
+    def _array(self, table: str, name: str, values: Sequence[Any] | pa.Array) -> pa.Array:
         types = self._types(table)
         if name not in types:
             # Read again next time: someone may have migrated.
             del self._columns[table]
             raise OutsideError(f"table {table} has no column {name}; run `sluice migrate`")
         try:
-            return types[name].array(values)
+            return types[name].sent(types[name].array(values))
         except ValueError as error:
             raise SluiceError(f"column {name} of {table}: {error}") from error
 
@@ -121,7 +143,7 @@ class Writer:
             client = self._client()
             with self._table(table):
                 described = client.query(f"DESCRIBE TABLE {table}").result_rows
-            self._columns[table] = {row[0]: column(row[1]) for row in described}
+            self._columns[table] = {row[0]: column(row[1], row[2]) for row in described}
         return self._columns[table]
 
     @contextmanager
@@ -135,3 +157,14 @@ class Writer:
                 raise
             self._columns.pop(table, None)
             raise OutsideError(f"table {table} is missing; run `sluice migrate`") from error
+
+
+def _pivoted(table: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = list(rows[0])
+    try:
+        columns = {name: [row[name] for row in rows] for name in names}
+    except KeyError as error:
+        raise SluiceError(f"a row for {table} lacks the field {error}") from error
+    if any(len(row) != len(names) for row in rows):
+        raise SluiceError(f"rows for {table} differ in their fields")
+    return columns

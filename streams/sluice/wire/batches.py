@@ -9,16 +9,8 @@ import numpy as np
 
 from sluice.errors import WireError
 from sluice.wire.codec import decode
-from sluice.wire.columns import (
-    Bools,
-    Column,
-    Columns,
-    Items,
-    Numbers,
-    Texts,
-    is_readable,
-    read_usage,
-)
+from sluice.wire.column_types import Bools, Column, Columns, Items, Numbers, Texts
+from sluice.wire.columns import is_readable, read_usage
 
 # Below this the steps of the columnar reader cost more than they save.
 _WORTHWHILE = 48

@@ -1,7 +1,7 @@
-"""Usage events of a chunk read at once, as columns, with numpy and exact to the last byte.
+"""Records of a chunk read at once, as columns, with numpy and exact to the last byte.
 
 The datums are walked side by side: for each field of the schema one vectorised step reads that
-field of all events. A row is taken only if every step was canonical (a known union branch, a
+field of all records. A row is taken only if every step was canonical (a known union branch, a
 boolean of 0 or 1, a number within its width, ASCII or valid UTF-8 text) and the walk ended at the
 very end of its datum; such a row is what the one-by-one reader gives. All other rows are left to
 that reader, which finds the words for what is wrong. Ready-made columnar readers are not used: they
@@ -12,20 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from sluice.wire import schema
 from sluice.wire.codec import HEADER_BYTES, MAGIC, MAX_VALUE_BYTES
+from sluice.wire.column_types import (
+    Bools,
+    Bytes,
+    Column,
+    Columns,
+    Ints,
+    Items,
+    Numbers,
+    Rows,
+    Texts,
+)
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
+__all__ = ["Columns", "Items", "Numbers", "Texts", "is_readable", "prefix", "read", "read_usage"]
 
-Rows = Ints | slice  # a slice stands for all rows: no copy is made
 _ALL = slice(None)
 
 _RECORD = "UsageEvent"
@@ -36,86 +43,32 @@ _HIGH_BITS = np.uint64(0x8080808080808080)
 _MAX_ITEMS = 4096  # longer lists go one by one
 
 
-class Texts(NamedTuple):
-    """Strings of all rows as places in the buffer; a null has length -1."""
-
-    buffer: Bytes
-    start: Ints
-    length: Ints
-
-    def take(self, rows: Rows) -> Texts:
-        """The strings of some rows."""
-        return Texts(self.buffer, self.start[rows], self.length[rows])
-
-    def array(self) -> pa.Array:
-        """The strings as an Arrow array."""
-        length = np.maximum(self.length, 0)
-        ends = np.zeros(len(length) + 1, dtype=np.int64)
-        np.cumsum(length, out=ends[1:])
-        places = np.repeat(self.start - ends[:-1], length) + np.arange(ends[-1])
-        buffers = [pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(self.buffer[places])]
-        known = self.length >= 0
-        mask = None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
-        return pa.StringArray.from_buffers(len(length), buffers[0], buffers[1], mask)
-
-    def one(self, row: int) -> str | None:
-        """The string of one row."""
-        length = int(self.length[row])
-        start = int(self.start[row])
-        return None if length < 0 else self.buffer[start : start + length].tobytes().decode()
-
-
-class Numbers(NamedTuple):
-    """Whole numbers, or booleans, of all rows; a row that is not `known` is null (value 0)."""
-
-    value: Ints
-    known: Bools
-    is_boolean: bool = False
-
-    def take(self, rows: Rows) -> Numbers:
-        """The numbers of some rows."""
-        return Numbers(self.value[rows], self.known[rows], self.is_boolean)
-
-
-class Items(NamedTuple):
-    """Entries of a list field: the row of each, and its fields; lists without entries have none."""
-
-    row: Ints
-    fields: dict[str, Texts | Numbers]
-    is_plain: bool  # of single values, in the field "value", not of records
-
-
-Column = Texts | Numbers | Items
-
-
-class Columns(NamedTuple):
-    """Columns by field name, and which rows hold; the others are to be read one by one."""
-
-    columns: dict[str, Column]
-    whole: Bools
-
-
 @cache
-def prefix() -> bytes:
-    """First bytes of a value that `read_usage` takes: today's UsageEvent."""
-    return MAGIC + schema.fingerprint(_RECORD)
+def prefix(name: str = _RECORD) -> bytes:
+    """First bytes of a value that `read` takes: today's version of a record."""
+    return MAGIC + schema.fingerprint(name)
 
 
-def is_readable(value: bytes | None) -> bool:
-    """Whether a value may be handed to `read_usage`."""
-    return value is not None and value.startswith(prefix()) and len(value) <= MAX_VALUE_BYTES
+def is_readable(value: bytes | None, name: str = _RECORD) -> bool:
+    """Whether a value may be handed to `read` as a record of that name."""
+    return value is not None and value.startswith(prefix(name)) and len(value) <= MAX_VALUE_BYTES
+
+
+def read(name: str, values: Sequence[bytes]) -> Columns:
+    """Records of readable values, 1 GiB at most, as columns named like their fields."""
+    walk = _Walk(values)
+    columns = {field["name"]: walk.field(field["type"]) for field in _fields(name)}
+    return Columns(columns, walk.whole())
 
 
 def read_usage(values: Sequence[bytes]) -> Columns:
     """UsageEvents of readable values as columns named like their fields."""
-    walk = _Walk(values)
-    columns = {field["name"]: walk.field(field["type"]) for field in _fields()}
-    return Columns(columns, walk.whole())
+    return read(_RECORD, values)
 
 
 @cache
-def _fields() -> list[dict[str, Any]]:
-    fields: list[dict[str, Any]] = schema.columnar_schema(_RECORD)["fields"]
+def _fields(name: str) -> list[dict[str, Any]]:
+    fields: list[dict[str, Any]] = schema.columnar_schema(name)["fields"]
     return fields
 
 
@@ -264,7 +217,8 @@ class _Walk:
         longest = int(count.max(initial=0))
         pieces: list[tuple[Ints, dict[str, Texts | Numbers]]] = []
         for index in range(longest):
-            rows = np.flatnonzero(count > index)
+            # A row that left its datum goes no further, or it might leave the buffer.
+            rows = np.flatnonzero((count > index) & (self.at <= self.end))
             pieces.append((rows, self._item(kind, rows)))
         rows = np.flatnonzero(count > 0)
         self._wrong(rows, self._longs(rows) != 0)
