@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sluice.cli import baseline, checks, corrections, data, export, rules, stack
+from sluice.cli import baseline, bench, checks, corrections, data, export, rules, stack
 from sluice.cli.common import EXIT_AWAY, EXIT_USAGE, errors
 from sluice.errors import OutsideError, SluiceError
 
@@ -25,6 +25,7 @@ baseline.register(app)
 checks.register(app)
 corrections.register(app)
 export.register(app)
+bench.register(app)
 
 
 def main() -> None:
