@@ -157,6 +157,9 @@ class Ground:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        # Told to end, Python would leave its children behind; interrupted, it cleans up.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._stack.callback(signal.signal, signal.SIGTERM, before)
         self.folder = Path(tempfile.mkdtemp(prefix="sluice-bench-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self._broker = KafkaNode(self.folder / "kafka", free_port(2))
