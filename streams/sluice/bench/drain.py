@@ -65,8 +65,8 @@ class Drain(NamedTuple):
 def drain(pipeline: Pipeline, work: Workload, *, meters: int = 1) -> Drain:
     """Load the workload while started meters are held, let them go, wait for the last commit.
 
-    Their start is measured apart, so that it does not hide in the rate of a short run. Raises
-    SluiceError when a window row differs from the generator's sums.
+    Their start is measured apart, so that it does not hide in the rate of a short run; at the end
+    they are stopped. Raises SluiceError when a window row differs from the generator's sums.
     """
     publish_policy(pipeline.settings, load_policy(ROOMY_POLICY, "bench"))
     workers = pipeline.meters(meters)
@@ -85,6 +85,8 @@ def drain(pipeline: Pipeline, work: Workload, *, meters: int = 1) -> Drain:
         sum(begun_cpu), max(worker.peak_rss_bytes() for worker in workers),
     )  # fmt: skip
     check_windows(pipeline.settings, work.answer(occurred_at))
+    for worker in workers:
+        worker.stop()
     return done
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Tell
+from sluice.bench.ground import Ground
 from sluice.errors import SluiceError
 from sluice.local.jars import kafka_version
 from sluice.wire.kafka import topics
@@ -12,10 +12,10 @@ from sluice.wire.scan import committed_records
 PER_S = 25_000
 
 
-def run(events: int, seed: int, tell: Tell) -> Report:
+def run(ground: Ground, events: int, seed: int) -> Report:
     """Emit `events` of the full profile; raises SluiceError when one was not acknowledged."""
-    with Ground(tell) as ground, ground.pipeline("emit") as pipeline:
-        tell(f"emitting {events:,} events")
+    with ground.pipeline("emit") as pipeline:
+        ground.tell(f"emitting {events:,} events")
         found = ground.tool("emit", ground.bootstrap, topics(pipeline.settings).usage,
                             str(events), str(seed))  # fmt: skip
         sizes = [len(record.value or b"") for record in committed_records(

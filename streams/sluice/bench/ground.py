@@ -32,8 +32,9 @@ from sluice.wire.kafka import ensure_topics
 
 Tell = Callable[[str], None]
 
-# A meter that is held while its backlog is loaded stays a member of its group.
-_SESSION_MS = 300_000
+# A meter that is held while its backlog is loaded stays a member of its group for so long. Faust
+# allows no more than its request time-out of 90 s.
+_SESSION_MS = 80_000
 _WAIT_S = 900.0
 _POLL_S = 0.02
 
@@ -192,7 +193,7 @@ class Ground:
             "kafka_bootstrap": self.bootstrap, "kafka_options": {}, "metrics_port": 0,
             "session_timeout_ms": _SESSION_MS, "log_level": "WARNING",
         }  # fmt: skip
-        return Pipeline(Settings(**given | over))
+        return Pipeline(Settings.model_validate(given | over))
 
     def tool(self, module: str, *words: str) -> dict[str, Any]:
         """Run a module of this package as a process of its own and return what it measured."""
@@ -210,10 +211,12 @@ def owned(meter: Worker) -> list[dict[str, Any]]:
     return found
 
 
-def until(holds: Callable[[], bool], what: str, timeout_s: float = _WAIT_S) -> None:
+def until(
+    holds: Callable[[], bool], what: str, timeout_s: float = _WAIT_S, poll_s: float = _POLL_S
+) -> None:
     """Wait for something that must become true; OutsideError when it does not."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
             raise OutsideError(f"waited {timeout_s:.0f} s for {what}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from sluice.bench.drain import drain, end_offsets
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Pipeline, Tell
+from sluice.bench.ground import Ground, Pipeline
 from sluice.bench.workload import Mix, load, models
 from sluice.enforcement.policy_file import load_policy
 from sluice.errors import OutsideError
@@ -56,22 +56,22 @@ class Spread(NamedTuple):
     max: float
 
 
-def run(events: int, trials: int, seed: int, cache: Path, tell: Tell) -> Report:
+def run(ground: Ground, events: int, trials: int, seed: int, cache: Path) -> Report:
     """Measure an idle pipeline, then one that takes half of what it could at most."""
+    tell = ground.tell
     work = load(Mix(events, "full", seed), cache, tell)
-    with Ground(tell) as ground:
-        tell(f"the maximum: one meter works off {events:,} events")
-        with ground.pipeline("maximum") as pipeline:
-            most = drain(pipeline, work)
-        rate = most.per_s / 2
-        with ground.pipeline("decisions") as pipeline:
-            publish_policy(pipeline.settings, load_policy(_TINY_POLICY, "bench"))
-            pipeline.meters()
-            tell(f"idle: {trials} trials")
-            idle = spread(Probe(pipeline.settings, "idle").trials(trials))
-            tell(f"at {rate:,.0f} events/s: {trials} trials")
-            with feeding(ground, pipeline, cache, Mix(events, "full", seed), rate):
-                half = spread(Probe(pipeline.settings, "half").trials(trials))
+    tell(f"the maximum: one meter works off {events:,} events")
+    with ground.pipeline("maximum") as pipeline:
+        most = drain(pipeline, work)
+    rate = most.per_s / 2
+    with ground.pipeline("decisions") as pipeline:
+        publish_policy(pipeline.settings, load_policy(_TINY_POLICY, "bench"))
+        pipeline.meters()
+        tell(f"idle: {trials} trials")
+        idle = spread(Probe(pipeline.settings, "idle").trials(trials))
+        tell(f"at {rate:,.0f} events/s: {trials} trials")
+        with feeding(ground, pipeline, cache, Mix(events, "full", seed), rate):
+            half = spread(Probe(pipeline.settings, "half").trials(trials))
     figures = [
         *_figures("idle", idle, IDLE_P50_MS, IDLE_P99_MS),
         *_figures("half", half, None, HALF_P99_MS),
@@ -157,13 +157,10 @@ def feeding(
     try:
         if feeder.stdout is None or not feeder.stdout.readline():
             raise OutsideError(f"the load ended with {feeder.wait()} before it began")
-        time.sleep(min(_LOAD_WARM_S, mix.events / rate / 10))
+        time.sleep(_LOAD_WARM_S)
         yield
         if feeder.poll() is not None:
-            raise OutsideError(
-                f"{mix.events:,} events at {rate:,.0f}/s were used up before the trials were; "
-                "take more --events or fewer --trials"
-            )
+            raise OutsideError(f"the load ended with {feeder.returncode} beside the trials")
     finally:
         feeder.terminate()
         feeder.wait()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
 from sluice.bench.drain import end_offsets
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Pipeline, Tell, Worker, owned, until
+from sluice.bench.ground import Ground, Pipeline, Worker, owned, until
 from sluice.bench.workload import Mix, make
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.errors import SluiceError
@@ -28,6 +29,7 @@ from sluice.runtime.state import HEADER, LEDGER, WINDOW, State
 from sluice.settings import Settings
 from sluice.wire.codec import encode
 from sluice.wire.kafka import topics
+from sluice.wire.topics import Topics
 
 RECOVERY_S = 10.0
 RSS_MIB = 1024.0
@@ -53,17 +55,17 @@ class Restored(NamedTuple):
     peak_rss_bytes: int
 
 
-def run(size: Size, tell: Tell) -> Report:
+def run(ground: Ground, size: Size) -> Report:
     """Write the state, start a meter, wait until it has all of it."""
-    with Ground(tell) as ground:
-        tell("start without any state")
-        with ground.pipeline("empty") as pipeline:
-            empty = restored(pipeline, Size(0, 0))
-        with ground.pipeline("state") as pipeline:
-            tell(f"writing {size.rows:,} window rows and {size.ledgers:,} ledgers")
-            state_bytes = write_state(pipeline.settings, size)
-            tell("recovery")
-            full = restored(pipeline, size)
+    tell = ground.tell
+    tell("start without any state")
+    with ground.pipeline("empty") as pipeline:
+        empty = restored(pipeline, Size(0, 0))
+    with ground.pipeline("state") as pipeline:
+        tell(f"writing {size.rows:,} window rows and {size.ledgers:,} ledgers")
+        state_bytes = write_state(pipeline.settings, size)
+        tell("recovery")
+        full = restored(pipeline, size)
     return Report(
         "recovery", machine(),
         {**size._asdict(), "partitions": 4, "kafka": kafka_version()},
@@ -131,9 +133,9 @@ def _state_rows(
     state.header.time = now
     state.touch(HEADER)
     for place in range(size.ledgers):
-        key = LedgerKey("bench", "tenant-day", f"tenant-{number}-{place:06}", "day")
-        state.ledgers[key] = Ledger(now, now + _DAY_US, 10**18, settled_pusd=place * 10**9)
-        state.touch(LEDGER, key)
+        budget = LedgerKey("bench", "tenant-day", f"tenant-{number}-{place:06}", "day")
+        state.ledgers[budget] = Ledger(now, now + _DAY_US, 10**18, settled_pusd=place * 10**9)
+        state.touch(LEDGER, budget)
     yield from state.take_changes()
 
 
@@ -146,7 +148,8 @@ def _window_key(number: int, place: int, now: int) -> WindowKey:
                      f"tool-{tool:02}", start, "")  # fmt: skip
 
 
-class _Sample(NamedTuple):
+@dataclass(slots=True)
+class _Sample:
     offset: int
     timestamp: int
     key: bytes | None
@@ -170,7 +173,7 @@ def sample_rows() -> list[WindowSums]:
     """Published window rows that the workload makes, some with one event and some with many."""
     work, now, book = make(Mix(_SAMPLE_EVENTS)), time.time_ns() // 1000, default_book()
     state = State(3_600_000_000, 3_600_000_000)
-    names = topics(Settings(topic_prefix="sample."))
+    names = Topics("sample.", 4)
     partition = Partition(names, 0, state, _Books(), epoch=1)
     activate = encode("Activate", {"kind": "price_book", "id": book.book_id,
                                    "version": book.version})  # fmt: skip

@@ -7,20 +7,19 @@ from pathlib import Path
 
 from sluice.bench.drain import Drain, drain
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Tell
+from sluice.bench.ground import Ground
 from sluice.bench.workload import Mix, load
 from sluice.local.jars import kafka_version
 
 
-def run(events: int, workers: int, seed: int, cache: Path, tell: Tell) -> Report:
+def run(ground: Ground, events: int, workers: int, seed: int, cache: Path) -> Report:
     """The same backlog with one meter and with `workers`."""
-    work = load(Mix(events, "full", seed), cache, tell)
+    work = load(Mix(events, "full", seed), cache, ground.tell)
     drains: list[tuple[int, Drain]] = []
-    with Ground(tell) as ground:
-        for meters in (1, workers):
-            tell(f"{meters} of {workers} meters: {events:,} events")
-            with ground.pipeline(f"scale-{meters}") as pipeline:
-                drains.append((meters, drain(pipeline, work, meters=meters)))
+    for meters in (1, workers):
+        ground.tell(f"{meters} of {workers} meters: {events:,} events")
+        with ground.pipeline(f"scale-{meters}") as pipeline:
+            drains.append((meters, drain(pipeline, work, meters=meters)))
     (_, one), (_, many) = drains
     figures = [Figure(f"meters_{meters}_per_wall_s", round(done.per_s), "events/s")
                for meters, done in drains]  # fmt: skip

@@ -10,7 +10,7 @@ import psutil
 
 from sluice.bench.drain import drain, end_offsets
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Pipeline, Tell, Worker, until
+from sluice.bench.ground import Ground, Worker, until
 from sluice.bench.workload import Mix, Workload, load
 from sluice.errors import SluiceError
 from sluice.local.jars import kafka_version
@@ -40,57 +40,61 @@ class Instant(NamedTuple):
     clickhouse_cpu_s: float
 
 
-def run(events: int, seed: int, cache: Path, tell: Tell) -> Report:
-    """Meter the workload, then let a sink store everything; raises SluiceError on wrong rows.
+def run(ground: Ground, events: int, seed: int, cache: Path) -> Report:
+    """Meter the workload while a started sink is held, then let it store everything.
 
-    What the sink did before it first said where it stood, its start included, is left out.
+    Its start is not part of the figures. Raises SluiceError when the stored sums are wrong.
     """
-    work = load(Mix(events, "full", seed), cache, tell)
-    with Ground(tell) as ground, ClickHouseNode(ground.folder / "clickhouse") as node:
-        tell(f"one meter works off {events:,} events, so that there are window rows")
-        with ground.pipeline("sink", clickhouse_url=node.settings.clickhouse_url) as pipeline:
-            migrate(pipeline.settings)
-            drain(pipeline, work)
-            pipeline.stop()
-            tell("the sink stores them")
-            first, last, peak_rss = _store(pipeline, node, work)
-            _check(pipeline.settings, work)
+    work = load(Mix(events, "full", seed), cache, ground.tell)
+    with (
+        ClickHouseNode(ground.folder / "clickhouse") as node,
+        ground.pipeline("sink", clickhouse_url=node.settings.clickhouse_url) as pipeline,
+    ):
+        migrate(pipeline.settings)
+        sink = pipeline.start("sink", "sink")
+        until(lambda: bool(_positions(sink)), "the sink to start")
+        sink.hold()
+        ground.tell(f"one meter works off {events:,} events, so that there are window rows")
+        drain(pipeline, work)
+        ground.tell("the sink stores them")
+        first, last = _store(pipeline.settings, sink, node, work)
+        peak_rss = sink.peak_rss_bytes()
+        _check(pipeline.settings, work)
+    settings = {"events": events, "seed": seed, "partitions": 4, "kafka": kafka_version()}
+    details = [{**last._asdict(), "at_s": round(last.at_s - first.at_s, 2)}]
+    return Report("sink", machine(), settings, _figures(first, last, peak_rss), details)
+
+
+def _figures(first: Instant, last: Instant, peak_rss_bytes: int) -> list[Figure]:
     usage, rows = last.usage - first.usage, last.rows - first.rows
-    wall_s = last.at_s - first.at_s
-    sink_s, server_s = (last.sink_cpu_s - first.sink_cpu_s,
-                        last.clickhouse_cpu_s - first.clickhouse_cpu_s)  # fmt: skip
-    figures = [
+    wall_s, sink_s = last.at_s - first.at_s, last.sink_cpu_s - first.sink_cpu_s
+    server_s = last.clickhouse_cpu_s - first.clickhouse_cpu_s
+    return [
         Figure("events_per_wall_s", round(usage / wall_s), "events/s", EVENTS_PER_S, at_least=True),
         Figure("rows_per_wall_s", round(rows / wall_s), "rows/s"),
         Figure("events_per_sink_cpu_s", round(usage / sink_s), "events/s"),
         Figure("rows_per_sink_cpu_s", round(rows / sink_s), "rows/s"),
-        Figure("rows_per_clickhouse_cpu_s", round(rows / max(server_s, 0.01)), "rows/s"),
-        Figure("peak_rss", round(peak_rss / 2**20), "MiB"),
+        Figure("rows_per_clickhouse_cpu_s", round(rows / server_s), "rows/s"),
+        Figure("peak_rss", round(peak_rss_bytes / 2**20), "MiB"),
     ]
-    settings = {"events": events, "seed": seed, "partitions": 4, "kafka": kafka_version()}
-    return Report(
-        "sink",
-        machine(),
-        settings,
-        figures,
-        [{"measured_events": usage, "measured_rows": rows, "wall_s": round(wall_s, 2)}],
-    )
 
 
 def _store(
-    pipeline: Pipeline, node: ClickHouseNode, work: Workload
-) -> tuple[Instant, Instant, int]:
-    """The first and the last instant of a sink that stores all topics, and its peak memory."""
-    settings = pipeline.settings
+    settings: Settings, sink: Worker, node: ClickHouseNode, work: Workload
+) -> tuple[Instant, Instant]:
+    """The instants at which a held sink goes on and at which everything is stored."""
     usage = topics(settings).usage
     ends = {(usage, number): end for number, end in end_offsets(settings, usage).items()}
-    sink = pipeline.start("sink", "sink")
     server = psutil.Process(node.pid)
-    until(lambda: bool(_positions(sink)), "the sink to start")
     first = _instant(sink, server, usage)
+    sink.go()
     until(lambda: ends.items() <= _positions(sink).items(), "the sink to take the backlog")
-    until(lambda: _stored(settings) == (len(work), len(work)), "the sink to store all of it")
-    return first, _instant(sink, server, usage), sink.peak_rss_bytes()
+    until(
+        lambda: _stored(settings) == (len(work), len(work)),
+        "the sink to store all of it",
+        poll_s=0.2,
+    )
+    return first, _instant(sink, server, usage)
 
 
 def _positions(sink: Worker) -> dict[tuple[str, int], int]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from sluice.bench.drain import Drain, drain, fill
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Tell
+from sluice.bench.ground import Ground
 from sluice.bench.workload import Mix, Profile, Workload, load
 from sluice.errors import SluiceError
 from sluice.local.jars import kafka_version
@@ -30,29 +30,30 @@ class Reach(NamedTuple):
 
 REACHES: dict[Profile, Reach] = {"ledger": Reach(200_000, 30), "full": Reach(100_000, 15)}
 READERS = ("numpy", "polars")
+LIMIT_EVENTS = 500_000  # at least so many are measured, in passes over the topic
 
 
-def run(events: int, peer_events: int, seed: int, cache: Path, tell: Tell) -> Report:
-    """Measure both profiles, the limit and the peer on one broker of their own.
+def run(ground: Ground, events: int, peer_events: int, seed: int, cache: Path) -> Report:
+    """Measure both profiles, the limit and the peer on one broker.
 
     Raises SluiceError when a sum is wrong.
     """
+    tell = ground.tell
     works = {p: load(Mix(events, p, seed), cache, tell) for p in REACHES}
-    with Ground(tell) as ground:
-        figures: list[Figure] = []
-        details: list[dict[str, Any]] = []
-        for profile, work in works.items():
-            tell(f"{profile}: one meter works off {events:,} events")
-            with ground.pipeline(profile) as pipeline:
-                drained = drain(pipeline, work)
-            limits = _limits(ground, profile, work, tell)
-            figures += _figures(profile, drained, max(limits.values()))
-            figures += [Figure(f"{profile}_limit_{reader}_per_cpu_s", round(rate), "events/s")
-                        for reader, rate in limits.items()]  # fmt: skip
-            details.append({"profile": profile, **drained._asdict(),
-                            "value_bytes": round(work.value_bytes, 1),
-                            "window_rows": len(work.answer(work.occurred_at(0)))})  # fmt: skip
-        figures.append(_peer(ground, works["ledger"], peer_events, tell))
+    figures: list[Figure] = []
+    details: list[dict[str, Any]] = []
+    for profile, work in works.items():
+        tell(f"{profile}: one meter works off {events:,} events")
+        with ground.pipeline(profile) as pipeline:
+            drained = drain(pipeline, work)
+        limits = _limits(ground, profile, work)
+        figures += _figures(profile, drained, max(limits.values()))
+        figures += [Figure(f"{profile}_limit_{reader}_per_cpu_s", round(rate), "events/s")
+                    for reader, rate in limits.items()]  # fmt: skip
+        details.append({"profile": profile, **drained._asdict(),
+                        "value_bytes": round(work.value_bytes, 1),
+                        "window_rows": len(work.answer(work.occurred_at(0)))})  # fmt: skip
+    figures.append(_peer(ground, works["ledger"], peer_events))
     settings = {"events": events, "peer_events": peer_events, "seed": seed, "partitions": 4,
                 "kafka": kafka_version()}  # fmt: skip
     return Report("throughput", machine(), settings, figures, details)
@@ -70,7 +71,7 @@ def _figures(profile: Profile, drained: Drain, limit: float) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _limits(ground: Ground, profile: Profile, work: Workload, tell: Tell) -> dict[str, float]:
+def _limits(ground: Ground, profile: Profile, work: Workload) -> dict[str, float]:
     """Events per CPU second of consuming, decoding and grouping alone, per columnar reader."""
     rates = {}
     with ground.pipeline(f"limit-{profile}") as pipeline:
@@ -79,16 +80,17 @@ def _limits(ground: Ground, profile: Profile, work: Workload, tell: Tell) -> dic
         for reader in READERS:
             if reader != "numpy" and find_spec(reader) is None:
                 continue
-            tell(f"{profile}: the limit with {reader}")
-            found = ground.tool("limit", ground.bootstrap, topic, str(len(work)), reader)
+            ground.tell(f"{profile}: the limit with {reader}")
+            found = ground.tool("limit", ground.bootstrap, topic, str(len(work)), reader,
+                                str(LIMIT_EVENTS))  # fmt: skip
             _check_total(f"the limit with {reader}", found, work, len(work))
-            rates[reader] = found["events"] / found["cpu_s"]
+            rates[reader] = found["measured_events"] / found["cpu_s"]
     return rates
 
 
-def _peer(ground: Ground, work: Workload, events: int, tell: Tell) -> Figure:
+def _peer(ground: Ground, work: Workload, events: int) -> Figure:
     count = min(events, len(work))
-    tell(f"a stock Faust agent with a table: {count:,} events")
+    ground.tell(f"a stock Faust agent with a table: {count:,} events")
     with ground.pipeline("peer") as pipeline:
         fill(pipeline.settings, islice(work.records(work.occurred_at(0)), count))
         topic = topics(pipeline.settings).usage

@@ -31,11 +31,12 @@ TASK_EVENTS = 20
 _EXPONENT = 1.1
 _TOOL_SHARE, _TASK_SHARE, _CACHED_SHARE = 0.3, 0.2, 0.5
 _MOST_INPUT = 100_000
-_LAYOUT = 1  # of the cached files
+_LAYOUT = 2  # of the cached files
 _MODEL_RATES = ("input", "cache_read", "output")
 # Instants of this age take eight bytes each, whatever they are, so that they can be replaced.
 _OCCURRED, _STARTED = 1_790_000_000_123_457, 1_780_000_000_765_431
 _TIME_BYTES = 8
+_EPOCH = "bench-0000000001"
 
 
 class Mix(NamedTuple):
@@ -65,6 +66,7 @@ class Workload:
 
     buffer: npt.NDArray[np.uint8]
     end: Ints
+    epoch_place: Ints
     occurred_place: Ints
     started_place: Ints
     behind_us: Ints
@@ -90,9 +92,14 @@ class Workload:
         steps = (np.arange(len(self)) * step_us).astype(np.int64)
         return first_us + DISORDER_US + steps - self.behind_us
 
-    def records(self, occurred_at: Ints) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value of every event, in order, with these times."""
+    def records(self, occurred_at: Ints, epoch: int = 1) -> Iterator[tuple[bytes, bytes]]:
+        """Key and value of every event, in order, with these times.
+
+        Another `epoch` makes them new events: their sources begin to count again.
+        """
         buffer = self.buffer.copy()
+        name = np.frombuffer(f"bench-{epoch:010}".encode(), dtype=np.uint8)
+        buffer[self.epoch_place[:, None] + np.arange(len(name))] = name
         _put(buffer, self.occurred_place, occurred_at)
         _put(buffer, self.started_place, occurred_at - self.took_us)
         data, keys, begin = buffer.tobytes(), [_tenant(n).encode() for n in range(TENANTS)], 0
@@ -116,10 +123,9 @@ class Workload:
 
     def _costs(self) -> Ints:
         rates = np.array([[rates_of(e)[name] for name in _MODEL_RATES] for e in models()])
-        of = rates[self.model]
-        return (
-            (self.input - self.cached) * of[:, 0] + self.cached * of[:, 1] + self.output * of[:, 2]
-        )
+        fresh, cached, output = rates[self.model].T
+        costs: Ints = (self.input - self.cached) * fresh + self.cached * cached
+        return costs + self.output * output
 
 
 @cache
@@ -166,15 +172,20 @@ def make(mix: Mix) -> Workload:
     drawn = _Draw(mix)
     encoder = RecordEncoder.framed("UsageEvent")
     values = [encoder.encode(event) for event in drawn.events()]
-    end = np.cumsum([len(value) for value in values], dtype=np.int64)
-    begin = end - [len(value) for value in values]
+    sizes = np.array([len(value) for value in values], dtype=np.int64)
+    end = np.cumsum(sizes)
+    begin = end - sizes
     return Workload(
         np.frombuffer(b"".join(values), dtype=np.uint8), end,
-        begin + [value.index(_time(_OCCURRED)) for value in values],
-        begin + [value.index(_time(_STARTED)) for value in values],
-        drawn.behind, drawn.took, drawn.tenant, drawn.project, drawn.model, drawn.tool,
-        drawn.input, drawn.cached, drawn.output,
+        _places(begin, values, _EPOCH.encode()), _places(begin, values, _time(_OCCURRED)),
+        _places(begin, values, _time(_STARTED)), drawn.behind, drawn.took, drawn.tenant,
+        drawn.project, drawn.model, drawn.tool, drawn.input, drawn.cached, drawn.output,
     )  # fmt: skip
+
+
+def _places(begin: Ints, values: list[bytes], mark: bytes) -> Ints:
+    found: Ints = begin + np.array([value.index(mark) for value in values], dtype=np.int64)
+    return found
 
 
 def drawn_events(mix: Mix) -> Iterator[dict[str, Any]]:
@@ -228,7 +239,7 @@ def _event(place: int, row: tuple[int, ...], model: str, provider: str) -> dict[
     tenant, project, _, tool, source, tokens, cached, output, _, _, number, _, draw = row
     return {
         "event_id": f"0192{place:08x}-7000-8000-{draw & 0xFFFFFFFFFFFF:012x}",
-        "source": f"gateway-{source}", "source_epoch": "bench-0000000001", "source_seq": number,
+        "source": f"gateway-{source}", "source_epoch": _EPOCH, "source_seq": number,
         "event_type": "inference", "occurred_at": _OCCURRED, "started_at": _STARTED,
         "timing_quality": "gateway", "tenant_id": _tenant(tenant), "project_id": _project(project),
         "api_key_hash": f"{tenant:08x}{draw & 1:08x}", "end_user_hash": f"{draw % 5000:016x}",

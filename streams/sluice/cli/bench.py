@@ -44,9 +44,12 @@ def throughput(
 
     Example: sluice bench throughput --events 1000000 --json
     """
+    from sluice.bench.ground import Ground
     from sluice.bench.throughput import run
 
-    show(run(events, peer_events, seed, _folder(cache), tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, events, peer_events, seed, _folder(cache))
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -61,9 +64,12 @@ def latency(
 
     Example: sluice bench latency --trials 1000 --json
     """
+    from sluice.bench.ground import Ground
     from sluice.bench.latency import run
 
-    show(run(events, trials, seed, _folder(cache), tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, events, trials, seed, _folder(cache))
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -76,9 +82,12 @@ def recovery(
 
     Example: sluice bench recovery --json
     """
+    from sluice.bench.ground import Ground
     from sluice.bench.recovery import Size, run
 
-    show(run(Size(rows, ledgers), tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, Size(rows, ledgers))
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -88,8 +97,11 @@ def emitter(events: Events = 100_000, seed: Seed = 1, as_json: Json = False) -> 
     Example: sluice bench emitter --json
     """
     from sluice.bench.emitter import run
+    from sluice.bench.ground import Ground
 
-    show(run(events, seed, tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, events, seed)
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -100,9 +112,12 @@ def sink(
 
     Example: sluice bench sink --json
     """
+    from sluice.bench.ground import Ground
     from sluice.bench.sink import run
 
-    show(run(events, seed, _folder(cache), tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, events, seed, _folder(cache))
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -117,9 +132,12 @@ def scale(
 
     Example: sluice bench scale --workers 4 --json
     """
+    from sluice.bench.ground import Ground
     from sluice.bench.scale import run
 
-    show(run(events, workers, seed, _folder(cache), tell), as_json=as_json)
+    with Ground(tell) as ground:
+        report = run(ground, events, workers, seed, _folder(cache))
+    show(report, as_json=as_json)
 
 
 def _folder(given: Path | None) -> Path:

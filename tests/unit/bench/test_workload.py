@@ -96,6 +96,15 @@ def test_answer(profile: Profile) -> None:
     assert work.answer(occurred_at) == {key: Sums(*row) for key, row in sums.items()}
 
 
+def test_another_epoch(work: Workload) -> None:
+    """Another epoch makes new events of the same numbers, and changes nothing else."""
+    occurred_at = work.occurred_at(NOW)
+    first = [decode(value)[1] for _, value in work.records(occurred_at)]
+    again = [decode(value)[1] for _, value in work.records(occurred_at, 12)]
+    assert {event["source_epoch"] for event in first} == {"bench-0000000001"}
+    assert again == [event | {"source_epoch": "bench-0000000012"} for event in first]
+
+
 def test_shape(events: list[dict[str, Any]]) -> None:
     """About thirty fields are filled; tenants follow Zipf's law; all models occur."""
     filled = [sum(value not in (None, 0, []) for value in event.values()) for event in events]
