@@ -12,17 +12,23 @@ import psutil
 
 
 class Figure(NamedTuple):
-    """One measured value; `reach` is what it must not exceed, None where nothing was promised."""
+    """One measured value; `reach` is what it must not exceed, None where nothing was promised.
+
+    With `at_least`, reach is what the value must not fall below.
+    """
 
     name: str
     value: float
     unit: str
     reach: float | None = None
+    at_least: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the value is within its reach; None without one."""
-        return None if self.reach is None else self.value <= self.reach
+        if self.reach is None:
+            return None
+        return self.value >= self.reach if self.at_least else self.value <= self.reach
 
     def as_dict(self) -> dict[str, Any]:
         """The figure for programs."""
@@ -49,13 +55,14 @@ class Report(NamedTuple):
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory (bytes) and Python of this machine."""
+    """Processor, cores, memory (bytes), Python and present load (tasks) of this machine."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
     }
 
 

@@ -58,12 +58,9 @@ def _values(column: Column, whole: Bools) -> list[Any]:
 def _leaves(column: Texts | Numbers) -> list[Any]:
     if isinstance(column, Numbers):
         return _numbers(column)
-    if not (column.length >= 0).any():
-        return [None] * len(column.length)
     # Few of the names in a chunk differ: each is made once.
-    coded = column.array().dictionary_encode()
-    names = [*coded.dictionary.to_pylist(), None]
-    return [names[code] for code in coded.indices.fill_null(len(names) - 1).to_numpy().tolist()]
+    codes, names = column.coded()
+    return [names[code] for code in codes.tolist()]
 
 
 def _lists(column: Items, whole: Bools) -> list[list[Any]]:
