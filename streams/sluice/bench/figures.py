@@ -32,7 +32,9 @@ class Figure(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The figure for programs."""
-        return {**self._asdict(), "met": self.met}
+        fields = self._asdict()
+        del fields["at_least"]
+        return {**fields, "met": self.met}
 
 
 class Report(NamedTuple):

@@ -125,7 +125,8 @@ class Workload:
         rates = np.array([[rates_of(e)[name] for name in _MODEL_RATES] for e in models()])
         fresh, cached, output = rates[self.model].T
         costs: Ints = (self.input - self.cached) * fresh + self.cached * cached
-        return costs + self.output * output
+        costs += self.output * output
+        return costs
 
 
 @cache
