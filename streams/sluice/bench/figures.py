@@ -32,9 +32,7 @@ class Figure(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """The figure for programs."""
-        fields = self._asdict()
-        del fields["at_least"]
-        return {**fields, "met": self.met}
+        return {**self._asdict(), "met": self.met}
 
 
 class Report(NamedTuple):

@@ -22,7 +22,8 @@ def test_a_figure_knows_its_reach(value: float, reach: float | None, met: bool |
     figure = Figure("median", value, "ms", reach)
     assert figure.met is met
     assert figure.as_dict() == {
-        "name": "median", "value": value, "unit": "ms", "reach": reach, "met": met,
+        "name": "median", "value": value, "unit": "ms", "reach": reach, "at_least": False,
+        "met": met,
     }  # fmt: skip
     assert Report("b", {}, {}, [figure]).met is (met is not False)
 
