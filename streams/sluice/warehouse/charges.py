@@ -18,6 +18,7 @@ from sluice.warehouse.usage_rows import json_rows
 CLOSE_HOURS = 72
 _DAY_US = 86_400_000_000
 
+# An event's own time is at most a day ahead of what it counts as; it says which days are read.
 _STORED = """
     SELECT
         *,
@@ -27,6 +28,8 @@ _STORED = """
     FROM usage_events FINAL
     WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
       AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
+      AND occurred_at >= fromUnixTimestamp64Micro({since:Int64})
+      AND occurred_at < fromUnixTimestamp64Micro({until:Int64}) + INTERVAL 25 HOUR
       AND broker_time < fromUnixTimestamp64Micro({as_of:Int64})
       AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
       AND event_type != 'admission'
@@ -38,6 +41,8 @@ SELECT DISTINCT toInt64(toUnixTimestamp(toStartOfDay(occurred_at_clamped))) * 10
 FROM usage_events
 WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
   AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
+  AND occurred_at >= fromUnixTimestamp64Micro({since:Int64})
+  AND occurred_at < fromUnixTimestamp64Micro({until:Int64}) + INTERVAL 25 HOUR
 ORDER BY day
 """
 _CHARGES = """

@@ -25,12 +25,15 @@ _SETTINGS = {
     "output_format_json_quote_64bit_integers": 0,
     "output_format_json_named_tuples_as_objects": 1,
 }
+# An event's own time is at most a day ahead of what it counts as; it says which days are read.
 _HOURS = """
 SELECT toInt64(toUnixTimestamp(toStartOfHour(occurred_at_clamped))) * 1000000 AS hour,
     count() AS events
 FROM usage_events
 WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
   AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
+  AND occurred_at >= fromUnixTimestamp64Micro({since:Int64})
+  AND occurred_at < fromUnixTimestamp64Micro({until:Int64}) + INTERVAL 25 HOUR
   AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
 GROUP BY hour ORDER BY hour
 """
@@ -53,6 +56,8 @@ _ORDER = """
 _IN_RANGE = """
     WHERE occurred_at_clamped >= fromUnixTimestamp64Micro({since:Int64})
       AND occurred_at_clamped < fromUnixTimestamp64Micro({until:Int64})
+      AND occurred_at >= fromUnixTimestamp64Micro({since:Int64})
+      AND occurred_at < fromUnixTimestamp64Micro({until:Int64}) + INTERVAL 25 HOUR
       AND (empty({tenants:Array(String)}) OR has({tenants:Array(String)}, tenant_id))
       AND event_type != 'admission'
 """
