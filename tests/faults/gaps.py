@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from itertools import pairwise
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from sluice.runtime.checkpoint import MARKER_KEY
 from sluice.settings import Settings
@@ -18,10 +18,10 @@ class Gaps:
     """Follows the changelog in a thread and notes when each partition committed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._consumer = Consumer(consumer_config(settings, **{"auto.offset.reset": "latest"}))
+        self._consumer = Consumer(consumer_config(settings))
         changelog = topics(settings).meter_state
         self._consumer.assign(
-            [TopicPartition(changelog, number) for number in range(settings.partitions)]
+            [TopicPartition(changelog, number, OFFSET_END) for number in range(settings.partitions)]
         )
         self._seen: dict[int, list[float]] = defaultdict(list)
         self._stopping = threading.Event()
