@@ -134,6 +134,25 @@ class Feeder:
             for sent in again:
                 self._send(*sent)
 
+    def flood(self, count: int, tenants: int) -> None:
+        """Write `count` events of many tenants as fast as the broker takes them."""
+        for index in range(count):
+            tenant, number = f"flood-{index % tenants}", index // tenants + 1
+            at = self._now_ms() * 1000
+            event = usage(number, source="gw-flood", tenant_id=tenant, occurred_at=at,
+                          event_id=f"{tenant}-{number}", started_at=at, provider_name="p",
+                          request_model="small", input_tokens=1000)  # fmt: skip
+            value = encode("UsageEvent", event)
+            while True:
+                try:
+                    self._send(tenant.encode(), value)
+                except BufferError:
+                    self._producer.poll(0.1)
+                else:
+                    break
+        self.unique += count
+        assert self._producer.flush(120) == 0
+
     def restart_gateway(self) -> None:
         """A gateway ends and begins a new epoch; its numbers start at 1."""
         with self._lock:

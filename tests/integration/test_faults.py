@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from confluent_kafka import Producer
 from tests.faults.chaos import Chaos
@@ -17,12 +18,19 @@ from tests.faults.pipeline import Pipeline
 from tests.faults.truth import compare
 from tests.integration.conftest import until
 
+from sluice.errors import OutsideError
 from sluice.runtime.checkpoint import LAYOUT_VERSION, MARKER_KEY, Marker, _encode
 from sluice.runtime.worker import EXIT_CONFIG
+from sluice.settings import Settings
+from sluice.warehouse.client import query_text
+from sluice.wire.codec import decode
 from sluice.wire.kafka import producer_config, topics
+from sluice.wire.scan import committed_records
 
 SEED = 20
 KILLS = 8
+BACKLOG = 60_000
+FLOOD_TENANTS = 400
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,53 @@ def test_restarts_and_rebalances_are_short(pipeline: Pipeline, feeder: Feeder) -
     print(f"longest time without a commit, seconds by partition: {measured}")
     # Within the pause every partition committed again.
     assert all(longest < pauses[name] for name, by in measured.items() for longest in by.values())
+
+
+def test_a_backlog_with_clickhouse_away_is_bounded_and_decided(
+    pipeline: Pipeline, feeder: Feeder
+) -> None:
+    """Memory stays, decisions go on without ClickHouse, and the sink catches up afterwards."""
+    settings = pipeline.settings
+    watched = {name: _rss(pipeline, name) for name in ("meter-0", "sink")}
+    peaks = dict(watched)
+    with pipeline.without("clickhouse"):
+        feeder.flood(BACKLOG, FLOOD_TENANTS)
+        begun = time.monotonic()
+        while _flood_decisions(settings) < FLOOD_TENANTS:
+            assert time.monotonic() - begun < 120
+            peaks = {name: max(peak, _rss(pipeline, name)) for name, peak in peaks.items()}
+        time.sleep(5)  # the sink has taken all that it will hold
+        decided_s = time.monotonic() - begun
+    peaks = {name: max(peak, _rss(pipeline, name)) for name, peak in peaks.items()}
+    back = time.monotonic()
+    query = "SELECT count() FROM usage_events FINAL WHERE source = 'gw-flood'"
+    until(lambda: _stored(settings, query) == BACKLOG, timeout_s=120, what="the whole backlog")
+    grown = {name: (peaks[name] - rss) // 2**20 for name, rss in watched.items()}
+    print(f"{BACKLOG} events: decided in {decided_s:.1f} s, stored {time.monotonic() - back:.1f} s "
+          f"after ClickHouse was back; memory grew by MiB {grown}")  # fmt: skip
+    assert grown["meter-0"] < 150
+    assert grown["sink"] < 250
+
+
+def _rss(pipeline: Pipeline, name: str) -> int:
+    return int(psutil.Process(pipeline.process(name).pid).memory_info().rss)
+
+
+def _flood_decisions(settings: Settings) -> int:
+    """Tenants of the flood that were blocked."""
+    blocked = set()
+    for record in committed_records(settings, topics(settings).control):
+        name, fields = decode(record.value) if record.value else ("", {})
+        if name == "Decision" and fields["action"] == "block":
+            blocked.add(fields["scope"]["tenant_id"])
+    return sum(str(tenant).startswith("flood-") for tenant in blocked)
+
+
+def _stored(settings: Settings, query: str) -> int:
+    try:
+        return int(query_text(settings, query, "TabSeparated"))
+    except OutsideError:
+        return -1
 
 
 def test_nothing_differs_after_eight_kills_and_each_fault(
