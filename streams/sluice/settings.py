@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     session_timeout_ms: int = Field(10_000, ge=1000, le=300_000)
     lateness_s: int = Field(3600, ge=0, description="how long a closed window takes late usage")
     dedupe_window_s: int = Field(3600, ge=60, description="for producers without sequences")
-    sink_batch_rows: int = Field(20_000, ge=1)
+    sink_batch_rows: int = Field(50_000, ge=1)
     sink_batch_bytes: int = Field(32 * 2**20, ge=1)
     sink_batch_ms: int = Field(1000, ge=10)
 
