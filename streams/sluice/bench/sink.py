@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import psutil
 
-from sluice.bench.drain import drain, end_offsets
+from sluice.bench.drain import drain, end_offsets, passed
 from sluice.bench.figures import Figure, Report, machine
 from sluice.bench.ground import Ground, Worker, until
 from sluice.bench.workload import Mix, Workload, load
@@ -88,7 +88,7 @@ def _store(
     server = psutil.Process(node.pid)
     first = _instant(sink, server, usage)
     sink.go()
-    until(lambda: ends.items() <= _positions(sink).items(), "the sink to take the backlog")
+    until(lambda: passed(_positions(sink), ends), "the sink to take the backlog")
     until(
         lambda: _stored(settings) == (len(work), len(work)),
         "the sink to store all of it",

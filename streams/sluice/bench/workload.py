@@ -124,8 +124,8 @@ class Workload:
     def _costs(self) -> Ints:
         rates = np.array([[rates_of(e)[name] for name in _MODEL_RATES] for e in models()])
         fresh, cached, output = rates[self.model].T
-        costs: Ints = (self.input - self.cached) * fresh + self.cached * cached
-        costs += self.output * output
+        input_costs = (self.input - self.cached) * fresh + self.cached * cached
+        costs: Ints = input_costs + self.output * output
         return costs
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.bench.drain import compare
+from sluice.bench.drain import compare, passed
 from sluice.bench.figures import Figure, Report
 from sluice.bench.latency import spread
 from sluice.bench.limit import READERS
@@ -61,6 +61,14 @@ def test_rows_that_differ(rows: list[dict[str, Any]]) -> None:
     """A row that is missing, surplus or wrong by one is found and named."""
     with pytest.raises(SluiceError, match="window rows are wrong"):
         compare(rows, {KEY: Sums(2, 10, 20, 3, 40)})
+
+
+def test_passed() -> None:
+    """A backlog is done when every end is reached, also where ticks went beyond it."""
+    ends = {0: 10, 1: 20}
+    assert passed({0: 10, 1: 20}, ends) and passed({0: 13, 1: 20, 2: 0}, ends)
+    assert not passed({0: 10, 1: 19}, ends)
+    assert not passed({0: 13}, ends)
 
 
 def test_spread() -> None:
