@@ -20,6 +20,7 @@ from sluice.local.ports import free_port
 from sluice.local.specs import down, up
 from sluice.local.stack import read_status
 from sluice.settings import Settings, load_settings
+from sluice.warehouse.node import ClickHouseNode
 
 
 class Stack:
@@ -105,3 +106,10 @@ def own_stack(tmp_path: Path) -> Iterator[Stack]:
     """A stack of one's own, to be disturbed."""
     yield start_stack(tmp_path, session_timeout_ms=6000)
     down(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
+    """One ClickHouse server for the module."""
+    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
+        yield running

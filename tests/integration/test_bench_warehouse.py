@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,13 +41,6 @@ WINDOW_LAWS = (
     "input_uncached_tokens + cache_read_input_tokens + cache_write_input_tokens = input_tokens",
 )
 SUMS = ("cost_pusd", "body_pusd", "shoulder_pusd", "tail_pusd", "input_tokens", "output_tokens")
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
-    """One server for the module."""
-    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
-        yield running
 
 
 def generated(node: ClickHouseNode, database: str, seed: int) -> Settings:

@@ -41,13 +41,6 @@ class Answer(NamedTuple):
     body: bytes
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
-    """One server for the tests that do not disturb it."""
-    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
-        yield running
-
-
 @pytest.fixture
 def client(node: ClickHouseNode) -> Iterator[Client]:
     """A client of it, and a fresh table t."""

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -40,13 +40,6 @@ ARGUMENTS = {
 NOON = 1_800_000_000_000_000
 MINUTE = 60_000_000
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
-    """One server for the module."""
-    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

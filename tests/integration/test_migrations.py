@@ -27,13 +27,6 @@ NOON = 1_800_000_000_000_000
 MAX = 2**63 - 1
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
-    """One server for the module."""
-    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
-        yield running
-
-
 @pytest.fixture
 def settings(node: ClickHouseNode, request: pytest.FixtureRequest) -> Settings:
     """A database of its own per test."""

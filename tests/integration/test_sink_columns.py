@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,13 +18,6 @@ from sluice.warehouse.writer import Writer
 from sluice.wire.codec import encode
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseNode]:
-    """One server for the module."""
-    with ClickHouseNode(tmp_path_factory.mktemp("clickhouse")) as running:
-        yield running
 
 
 def database(node: ClickHouseNode, name: str) -> Settings:

@@ -358,6 +358,11 @@ def pieces(made: list[FakeRecord], cuts: list[int]) -> list[list[FakeRecord]]:
     return [made[a:b] for a, b in pairwise(borders)]
 
 
+def without(rows: Rows, *names: str) -> Rows:
+    """Rows without some fields."""
+    return {key: {k: v for k, v in row.items() if k not in names} for key, row in rows.items()}
+
+
 def last_rows(outs: Iterable[OutRecord]) -> dict[str, Rows]:
     """The last version of every published row, by topic and identity."""
     found: dict[str, Rows] = {"windows": {}, "tasks": {}, "sources": {}, "cohorts": {}}

@@ -23,6 +23,7 @@ from tests.laws.streams import (
     started,
     store,
     streams,
+    without,
 )
 
 from sluice.metering import cohorts
@@ -40,11 +41,6 @@ def summed(rows: Rows, name: str) -> dict[str, int]:
         for item in row[name]:
             sums[item["key"]] += item["value"]
     return dict(sums)
-
-
-def without(rows: Rows, *names: str) -> Rows:
-    """Rows without some fields."""
-    return {key: {k: v for k, v in row.items() if k not in names} for key, row in rows.items()}
 
 
 def amounts(row: Mapping[str, Any], name: str) -> dict[str, int]:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
-from tests.laws.oracle import Rows
-from tests.laws.streams import Drawn, asked, build, measured, streams
+from tests.laws.streams import Drawn, asked, build, measured, streams, without
 
 LAWS = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-def without(rows: Rows, *names: str) -> Rows:
-    """Rows without fields that the oracle does not know."""
-    return {key: {k: v for k, v in row.items() if k not in names} for key, row in rows.items()}
 
 
 @LAWS

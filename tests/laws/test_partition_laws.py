@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import NOW, TOPICS, FakeRecord, governed, partition, record, usage
+from tests.laws.streams import outputs, pieces
 
 from sluice.runtime.outputs import OutRecord
-from sluice.runtime.partition import Partition
 from sluice.wire.codec import decode, encode
 
 COST = 50_000, 250_000
@@ -48,17 +47,6 @@ def records(drawn: list[dict[str, Any]]) -> list[FakeRecord]:
             )  # fmt: skip
             made.append(record(offset, event, at=at))
     return made
-
-
-def outputs(part: Partition) -> list[OutRecord]:
-    """What leaves the partition, without its own state rows."""
-    return [out for out in part.take() if out.topic != TOPICS.meter_state]
-
-
-def pieces(made: list[FakeRecord], cuts: list[int]) -> list[list[FakeRecord]]:
-    """The records cut at the given borders."""
-    borders = sorted({min(c, len(made)) for c in cuts} | {0, len(made)})
-    return [made[a:b] for a, b in pairwise(borders)]
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,6 +15,7 @@ from tests.builders import (
     partition,
     policy,
     record,
+    tick,
     usage,
 )
 
@@ -30,11 +31,6 @@ def outputs(part: Partition, topic: str) -> list[dict[str, Any] | None]:
     """Decoded outputs to one topic since the last call of take()."""
     taken = [out for out in part.take() if out.topic == topic]
     return [decode(out.value)[1] if out.value else None for out in taken]
-
-
-def tick(offset: int, at: int) -> FakeRecord:
-    """A record that only moves time."""
-    return FakeRecord(offset, at // 1000, None, encode("Tick", {}))
 
 
 def test_usage_becomes_a_priced_window_row() -> None:
