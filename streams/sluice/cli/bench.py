@@ -10,7 +10,10 @@ import typer
 from sluice.cli.common import Json, console, print_json, table, tell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sluice.bench.figures import Report
+    from sluice.bench.ground import Ground
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -61,12 +64,11 @@ def throughput(
 
     Example: sluice bench throughput --events 1000000 --json
     """
-    from sluice.bench.ground import Ground
     from sluice.bench.throughput import run
 
-    with Ground(tell) as ground:
-        report = run(ground, events, peer_events, seed, _folder(cache))
-    show(report, as_json=as_json)
+    _on_ground(
+        lambda ground: run(ground, events, peer_events, seed, _folder(cache)), as_json=as_json
+    )
 
 
 @app.command()
@@ -81,12 +83,9 @@ def latency(
 
     Example: sluice bench latency --trials 1000 --json
     """
-    from sluice.bench.ground import Ground
     from sluice.bench.latency import run
 
-    with Ground(tell) as ground:
-        report = run(ground, events, trials, seed, _folder(cache))
-    show(report, as_json=as_json)
+    _on_ground(lambda ground: run(ground, events, trials, seed, _folder(cache)), as_json=as_json)
 
 
 @app.command()
@@ -99,12 +98,9 @@ def recovery(
 
     Example: sluice bench recovery --json
     """
-    from sluice.bench.ground import Ground
     from sluice.bench.recovery import Size, run
 
-    with Ground(tell) as ground:
-        report = run(ground, Size(rows, ledgers))
-    show(report, as_json=as_json)
+    _on_ground(lambda ground: run(ground, Size(rows, ledgers)), as_json=as_json)
 
 
 @app.command()
@@ -114,11 +110,8 @@ def emitter(events: Events = 100_000, seed: Seed = 1, as_json: Json = False) -> 
     Example: sluice bench emitter --json
     """
     from sluice.bench.emitter import run
-    from sluice.bench.ground import Ground
 
-    with Ground(tell) as ground:
-        report = run(ground, events, seed)
-    show(report, as_json=as_json)
+    _on_ground(lambda ground: run(ground, events, seed), as_json=as_json)
 
 
 @app.command()
@@ -129,12 +122,9 @@ def sink(
 
     Example: sluice bench sink --json
     """
-    from sluice.bench.ground import Ground
     from sluice.bench.sink import run
 
-    with Ground(tell) as ground:
-        report = run(ground, events, seed, _folder(cache))
-    show(report, as_json=as_json)
+    _on_ground(lambda ground: run(ground, events, seed, _folder(cache)), as_json=as_json)
 
 
 @app.command()
@@ -149,11 +139,17 @@ def scale(
 
     Example: sluice bench scale --workers 4 --json
     """
-    from sluice.bench.ground import Ground
     from sluice.bench.scale import run
 
+    _on_ground(lambda ground: run(ground, events, workers, seed, _folder(cache)), as_json=as_json)
+
+
+def _on_ground(measure: Callable[[Ground], Report], *, as_json: bool) -> None:
+    """Measure on a broker of its own and print the report."""
+    from sluice.bench.ground import Ground
+
     with Ground(tell) as ground:
-        report = run(ground, events, workers, seed, _folder(cache))
+        report = measure(ground)
     show(report, as_json=as_json)
 
 
