@@ -12,7 +12,6 @@ from sluice.errors import ConfigError
 from sluice.feedback.rerate import classes_of, correction_fault, rate
 from sluice.feedback.standing import (
     BY_HAND,
-    LIST_FIELDS,
     TOKEN_FIELDS,
     UNCLASSIFIED,
     Change,
@@ -21,6 +20,7 @@ from sluice.feedback.standing import (
     correction,
 )
 from sluice.metering.prices import PriceBook
+from sluice.metering.quantities import CLASS_LISTS
 from sluice.money import format_usd
 
 MAX_REASON_BYTES = 256
@@ -66,7 +66,7 @@ def _change(stands: Standing, wanted: Wanted, book: PriceBook | None) -> Change:
     version = None if book is None else book.version
     if wanted.void:
         event = {**stands.event, **dict.fromkeys(TOKEN_FIELDS, 0)}
-        event |= {name: [] for name in LIST_FIELDS}
+        event |= {name: [] for name in CLASS_LISTS}
         return Change(0, {}, version, BY_HAND, wanted.reason, event)
     if wanted.cost_pusd is not None:
         rest = wanted.cost_pusd - sum(cost for _, cost in stands.classes.values())
@@ -97,6 +97,6 @@ def _check_tokens(event: Row) -> None:
 
 
 def _says_something(made: Mapping[str, Any]) -> bool:
-    if made["cost_pusd"] or any(made[name] for name in (*TOKEN_FIELDS, *LIST_FIELDS)):
+    if made["cost_pusd"] or any(made[name] for name in (*TOKEN_FIELDS, *CLASS_LISTS)):
         return True
     return made["cost_pusd"] is not None and made["original_cost_pusd"] is None

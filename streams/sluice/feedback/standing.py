@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sluice.metering.quantities import CLASS_LISTS
 from sluice.money import checked_sum
 
 Row = Mapping[str, Any]
@@ -21,7 +22,6 @@ TOKEN_FIELDS = (
     "input_tokens", "cache_read_input_tokens", "cache_write_input_tokens", "output_tokens",
     "reasoning_output_tokens", "recomputed_input_tokens", "rejected_prediction_tokens",
 )  # fmt: skip
-LIST_FIELDS = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
 # Who, where, what and when: carried over as it is, so that a correction falls into the same sums.
 _CARRIED = (
     "occurred_at", "started_at", "scheduled_at", "first_token_at", "timing_quality", "tenant_id",
@@ -103,7 +103,7 @@ def correction(stands: Standing, change: Change) -> dict[str, Any]:
         "event_type": "correction",
         "corrects_event_id": stands.original["event_id"],
         **{name: wanted[name] - stands.event[name] for name in TOKEN_FIELDS},
-        **{name: _list_delta(stands.event[name], wanted[name]) for name in LIST_FIELDS},
+        **{name: _list_delta(stands.event[name], wanted[name]) for name in CLASS_LISTS},
         "cost_pusd": delta,
         "cost_source": change.cost_source,
         "price_book_version": change.price_book_version,
@@ -116,7 +116,7 @@ def correction(stands: Standing, change: Change) -> dict[str, Any]:
 def _net_event(original: Row, corrections: Iterable[Row]) -> Row:
     rows = [original, *corrections]
     sums = {name: sum(row[name] for row in rows) for name in TOKEN_FIELDS}
-    lists = {name: _summed(item for row in rows for item in row[name]) for name in LIST_FIELDS}
+    lists = {name: _summed(item for row in rows for item in row[name]) for name in CLASS_LISTS}
     return {**original, **sums, **lists}
 
 

@@ -14,14 +14,14 @@ import msgspec
 
 from sluice.metering import histogram
 from sluice.metering.histogram import Buckets
+from sluice.metering.quantities import REQUEST_TYPES, ran
 
 HOUR_US = 3_600_000_000
 # Upper bounds of input_tokens, powers of four; a class holds requests of comparable length.
 SIZES = (1024, 4096, 16_384, 65_536, 262_144)
 SIZE_CLASSES = ("1k", "4k", "16k", "64k", "256k", "max")
 EVENT, TASK = "event", "task"
-_COUNTED_TYPES = frozenset({"inference", "embedding", "tool"})
-_NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
+_COUNTED_TYPES = REQUEST_TYPES | {"tool"}
 
 
 class Cohort(NamedTuple):
@@ -75,11 +75,7 @@ def task_cohort(name: str) -> Cohort:
 
 def is_counted(event: Mapping[str, Any], cost_pusd: int | None) -> bool:
     """Whether an event says something about what its cohort normally costs."""
-    return (
-        cost_pusd is not None
-        and event["event_type"] in _COUNTED_TYPES
-        and event["outcome"] not in _NEVER_RAN
-    )
+    return cost_pusd is not None and ran(event, _COUNTED_TYPES)
 
 
 class Cohorts:

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from sluice.metering.cohorts import HOUR_US, size_class
 from sluice.metering.prices import PriceBook
+from sluice.metering.quantities import REQUEST_TYPES
 from sluice.metering.rating import cost
 
 # 200 airline tasks of tau-bench: p95 cost of a task over p95 cost of one of its calls.
 TASK_CALLS = 15
 # Median input_tokens of the same agent's calls; outside of tasks no length is known to be usual.
 TASK_INPUT_TOKENS = 2_327
-_TYPES = frozenset({"inference", "embedding"})
 _MEMORY = 10_000
 
 
@@ -51,7 +51,7 @@ def thresholds(event: Mapping[str, Any], book: PriceBook | None) -> tuple[int, i
     Prices are those in force when the hour of `occurred_at` began. A pure function of its
     arguments: what is remembered between calls only saves time.
     """
-    if book is None or event["event_type"] not in _TYPES:
+    if book is None or event["event_type"] not in REQUEST_TYPES:
         return None
     size = size_class(event["input_tokens"])
     hour = event["occurred_at"] - event["occurred_at"] % HOUR_US

@@ -13,6 +13,13 @@ from sluice.metering.classes import (
 )
 
 REQUEST_TYPES = frozenset({"inference", "embedding"})
+# UsageEvent fields that prices and window rows count; cached and reasoning are parts of others.
+TOKENS = (
+    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)  # fmt: skip
+# UsageEvent fields that count by class, of which one event may have several.
+CLASS_LISTS = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
 # Of these the provider never saw a request, so it bills no fee for one.
 _NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
 _WRITE_CLASSES = {"300": "cache_write", "3600": "cache_write_3600", "43200": "cache_write_43200"}

@@ -15,6 +15,7 @@ from sluice.metering import histogram
 from sluice.metering.causes import CAUSES, NOTHING, Split
 from sluice.metering.histogram import Buckets
 from sluice.metering.labels import Label
+from sluice.metering.quantities import REQUEST_TYPES, TOKENS
 from sluice.metering.rating import Part
 from sluice.money import checked_sum
 
@@ -23,14 +24,9 @@ MEASURED = (
     "gpu_us", "energy_mj", "kv_byte_ms", "io_read_bytes", "io_write_bytes", "net_in_bytes",
     "net_out_bytes", "queue_us", "ttft_us", "latency_us",
 )  # fmt: skip
-TOKENS = (
-    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)  # fmt: skip
 # Free texts of producers: one row must stay small enough to be stored and published.
 MAX_LABELS = 64
 OTHER = "other"
-_REQUEST_TYPES = frozenset({"inference", "embedding"})
 _SERVED = frozenset({"ok", "degraded"})
 
 Counts = dict[str, int]
@@ -172,7 +168,7 @@ def _added(sums: list[int], more: Split | tuple[int, ...]) -> list[int]:
 
 def _count(row: WindowSums, event: Mapping[str, Any], label: Label) -> None:
     row.events += 1
-    row.requests += event["event_type"] in _REQUEST_TYPES
+    row.requests += event["event_type"] in REQUEST_TYPES
     row.unpriced += label.cost_pusd is None
     _one_more(row.outcomes, event["outcome"])
     _one_more(row.slo_outcomes, event["slo_outcome"])

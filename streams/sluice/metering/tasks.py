@@ -18,12 +18,12 @@ from sluice.metering.baselines import Baseline
 from sluice.metering.causes import Context
 from sluice.metering.cohorts import Cohort, model_of, task_cohort
 from sluice.metering.labels import Label, usual_input
+from sluice.metering.quantities import REQUEST_TYPES
 from sluice.money import INT64_MAX, checked_sum
 
 GAP_US = 600_000_000  # silent for longer: the task has ended
 KEEP_US = 3_600_000_000  # silent for longer: what still comes opens a new part
 _MAX_PARENTS = 64
-_STEP_TYPES = frozenset({"inference", "embedding"})
 
 
 class TaskKey(NamedTuple):
@@ -97,7 +97,7 @@ class Tasks:
             return Context(usual_input=usual)
         symbol = loops.symbol_of(event)
         looping = sums.looping if symbol is None else loops.is_looping([*sums.symbols, symbol])
-        reads = event["event_type"] in _STEP_TYPES and sums.cached_model == model_of(event)
+        reads = event["event_type"] in REQUEST_TYPES and sums.cached_model == model_of(event)
         cached = sums.cached_tokens if reads else 0
         return Context(looping, cached, usual)
 
@@ -244,7 +244,7 @@ def _count(
     sums.events += 1
     sums.unpriced += label.cost_pusd is None
     sums.retries += again
-    sums.steps += not again and event["event_type"] in _STEP_TYPES
+    sums.steps += not again and event["event_type"] in REQUEST_TYPES
     sums.tool_calls += not again and event["event_type"] == "tool"
     sums.depth = max(sums.depth, event["depth"])
     sums.started_at = min(sums.started_at, event["started_at"])

@@ -14,6 +14,7 @@ from reprlib import repr as short
 from typing import Any
 
 from sluice.errors import WireError
+from sluice.metering.quantities import CLASS_LISTS, TOKENS
 from sluice.wire.codec import END_MARK
 from sluice.wire.schema import schema
 
@@ -36,9 +37,7 @@ MAX_BYTE_MS = 10**18
 MAX_COST_PUSD = 9 * 10**18
 
 REQUIRED = ("event_id", "source", "source_epoch")
-_TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
-           "reasoning_output_tokens", "rejected_prediction_tokens",
-           "recomputed_input_tokens")  # fmt: skip
+_TOKENS = (*TOKENS, "rejected_prediction_tokens", "recomputed_input_tokens")
 _COUNTS = (*_TOKENS, "queue_us", "ttft_us", "latency_us", "gpu_us", "energy_mj",
            "kv_bytes_per_token", "kv_peak_tokens", "io_read_bytes", "io_write_bytes",
            "net_in_bytes", "net_out_bytes", "max_output_tokens")  # fmt: skip
@@ -49,8 +48,7 @@ LIMITS = {
     "baseline_q95_pusd": MAX_COST_PUSD,
 }  # fmt: skip
 ORDINALS = (("source_seq", 1), ("attempt", 0), ("step", 0), ("depth", 0))
-QUANTITIES = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
-LISTS = (*QUANTITIES, "usage_by_class", "risk_flags", "compliance", "attributes")
+LISTS = (*CLASS_LISTS, "usage_by_class", "risk_flags", "compliance", "attributes")
 TIMES = ("started_at", "scheduled_at", "first_token_at", "occurred_at")
 # A character has at most four bytes: below this, bytes need not be counted.
 _SURELY_SHORT = MAX_ID_BYTES // 4
@@ -137,7 +135,7 @@ def _check_amounts(event: Mapping[str, Any]) -> None:
         value = event[name]
         if value:
             _check_amount(name, value, limit, signed=signed)
-    for name in QUANTITIES:
+    for name in CLASS_LISTS:
         for amount in event[name]:
             _check_amount(name, amount["value"], MAX_COUNT, signed=signed)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sluice.metering.columnar.usage import Usage
+from sluice.metering.quantities import CLASS_LISTS
 from sluice.metering.validate import (
     EVENT_TYPES,
     LIMITS,
@@ -23,7 +24,6 @@ from sluice.metering.validate import (
     MAX_ID_BYTES,
     MAX_LIST_ITEMS,
     ORDINALS,
-    QUANTITIES,
     REQUIRED,
     TIMES,
     text_fields,
@@ -89,7 +89,7 @@ def _check_list(usage: Usage, name: str, fine: Bools) -> None:
         if isinstance(column, Texts):
             fine[items.row[column.length > MAX_ID_BYTES]] = False
     amounts = items.fields.get("value")
-    if name in QUANTITIES and isinstance(amounts, Numbers):
+    if name in CLASS_LISTS and isinstance(amounts, Numbers):
         fine[items.row[(amounts.value < 0) | (amounts.value > MAX_COUNT)]] = False
 
 

@@ -17,7 +17,7 @@ from sluice.metering.classes import RATE_CLASSES
 from sluice.metering.columnar.prices import Prices, blank_event
 from sluice.metering.columnar.usage import Usage, grouped
 from sluice.metering.listed import tariff_of
-from sluice.metering.quantities import ran
+from sluice.metering.quantities import CLASS_LISTS, TOKENS, ran
 from sluice.metering.rating import cost
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Bools, Ints
@@ -26,9 +26,6 @@ from sluice.wire.column_types import Bools, Ints
 _CLASSES = ("input", "cache_read", "cache_write", "output", "reasoning", "request", "tool_call")
 _REQUEST, _TOOL_CALL = _CLASSES.index("request"), _CLASSES.index("tool_call")
 _CODE = np.array([RATE_CLASSES.index(name) for name in _CLASSES], dtype=np.int64)
-_SPECIAL = ("cache_write_by_ttl", "tokens_by_modality", "units", "server_tool_requests")
-_COUNTED = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
-            "reasoning_output_tokens")  # fmt: skip
 _MEASURED = ("gpu_us", "kv_byte_ms")
 # Far enough from 64 bits that rounding of the estimate is no matter.
 _ROOM = float(2**62)
@@ -112,13 +109,13 @@ def _summed(sums: _Sums) -> Rated:
 
 def _plain_requests(usage: Usage) -> Bools:
     """Requests for which nothing but tokens can cost anything."""
-    return usage.requests() & ~usage.lists(*_SPECIAL) & ~_billed(usage)
+    return usage.requests() & ~usage.lists(*CLASS_LISTS) & ~_billed(usage)
 
 
 def _plain_calls(usage: Usage) -> Bools:
     """Tool calls that used nothing but the tool."""
-    found = usage.coded("event_type").where("tool") & ~usage.lists(*_SPECIAL) & ~_billed(usage)
-    for name in (*_COUNTED, *_MEASURED):
+    found = usage.coded("event_type").where("tool") & ~usage.lists(*CLASS_LISTS) & ~_billed(usage)
+    for name in (*TOKENS, *_MEASURED):
         found &= usage.number(name).value == 0
     return found
 
@@ -169,7 +166,7 @@ def _named(usage: Usage, prices: Prices, *more: str) -> list[Ints]:
 
 def _quantities(usage: Usage) -> Ints:
     """Disjoint amounts per class; those of passed events are not negative."""
-    whole, output, read, written, reasoning = (usage.number(name).value for name in _COUNTED)
+    whole, output, read, written, reasoning = (usage.number(name).value for name in TOKENS)
     none = np.zeros(usage.rows, dtype=np.int64)
     return np.stack(
         [whole - read - written, read, written, output - reasoning, reasoning, none, none], axis=1
