@@ -18,15 +18,14 @@ from sluice.feedback.recount import MEASURES, LedgerName, Recount, Sums, first_w
 from sluice.runtime.references import read_references
 from sluice.settings import Settings
 from sluice.warehouse.client import connect, translated
-from sluice.wire.codec import MAGIC
+from sluice.wire.codec import headers
 from sluice.wire.kafka import consumer_config, topics
 from sluice.wire.scan import message_as_record
-from sluice.wire.schema import fingerprint
 
 TIMEOUT_S = 60.0
 _PAUSE_S = 2.0
 _SILENCE_S = 15.0
-_ACTIVATE = MAGIC + fingerprint("Activate")
+_ACTIVATE = headers("Activate")
 
 _EVENTS = """
 SELECT tenant_id, countIf(event_type != 'correction') AS n_events,

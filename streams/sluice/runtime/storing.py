@@ -23,8 +23,7 @@ from sluice.metering.validate import check_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.runtime.governance import ReferenceStore
 from sluice.runtime.outputs import Record
-from sluice.wire.codec import MAGIC, decode
-from sluice.wire.schema import fingerprint
+from sluice.wire.codec import decode, headers
 from sluice.wire.topics import Topics
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -179,7 +178,7 @@ class Storing:
         )  # fmt: skip
 
 
-_ACTIVATE = MAGIC + fingerprint("Activate")
+_ACTIVATE = headers("Activate")
 
 
 def _activated(record: Record) -> dict[str, tuple[str, str]]:

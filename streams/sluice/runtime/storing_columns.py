@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -21,10 +20,9 @@ from sluice.runtime.governance import ReferenceStore
 from sluice.runtime.outputs import Record
 from sluice.runtime.storing import Position, Rows, Storing
 from sluice.runtime.usage_columns import Arrays, Place, Run, usage_columns
-from sluice.wire.codec import HEADER_BYTES, MAGIC
+from sluice.wire.codec import headers
 from sluice.wire.column_types import Ints, Items
 from sluice.wire.columns import is_readable, read
-from sluice.wire.schema import fingerprint, fingerprint_of, history
 from sluice.wire.topics import Topics
 
 _RUN_BYTES = 2**26
@@ -32,6 +30,7 @@ _RUN_BYTES = 2**26
 _FEWEST = 64
 # Broker times (ms) beyond this are nonsense that no column of µs could hold.
 _LATEST_MS = 2**52
+_ACTIVATE = headers("Activate")
 
 
 class Taken(NamedTuple):
@@ -192,19 +191,12 @@ def _length(piece: Arrays) -> int:
 
 def _run_end(records: Sequence[Record], start: int) -> int:
     """Where the run that begins at `start` ends: before an activation, or where it gets large."""
-    heads, size = _activations(), 0
+    size = 0
     for place in range(start, len(records)):
         record = records[place]
         value = record.value or b""
         size += len(value)
         strange = abs(record.timestamp) > _LATEST_MS
-        if strange or value[:HEADER_BYTES] in heads or (size > _RUN_BYTES and place > start):
+        if strange or value.startswith(_ACTIVATE) or (size > _RUN_BYTES and place > start):
             return place
     return len(records)
-
-
-@cache
-def _activations() -> frozenset[bytes]:
-    """How values of Activate records begin, in all versions."""
-    versions = (fingerprint("Activate"), *map(fingerprint_of, history("Activate")))
-    return frozenset(MAGIC + version for version in versions)

@@ -24,6 +24,13 @@ MAX_VALUE_BYTES = 2**20
 END_MARK = 90
 
 
+@cache
+def headers(name: str) -> tuple[bytes, ...]:
+    """How the values of a record begin, in today's and every released version of its schema."""
+    released = map(schema.fingerprint_of, schema.history(name))
+    return tuple(MAGIC + version for version in (schema.fingerprint(name), *released))
+
+
 def encode(name: str, record: Mapping[str, Any]) -> bytes:
     """Frame a record; absent fields take their defaults.
 
