@@ -20,10 +20,10 @@ from sluice.wire import codec, schema
 from sluice.wire.codec import END_MARK, HEADER_BYTES, encode
 
 RECORDS = (
-    "Activate", "Baseline", "BudgetRow", "CohortRow", "Decision", "DecisionOutcome", "EngineSample",
-    "Estimates", "ExecutionPlan", "GpuSample", "Heartbeat", "HolderReport", "LeaseGrant",
-    "PartialRow", "Policy", "PriceBook", "SourceRow", "TaskRow", "Tick", "UsageEvent", "WeightRow",
-    "WindowRow",
+    "Activate", "Baseline", "BudgetRow", "BudgetRule", "CohortRow", "Decision", "DecisionOutcome",
+    "EngineSample", "Estimates", "ExecutionPlan", "GpuSample", "Heartbeat", "HolderReport",
+    "LeaseGrant", "PartialRow", "Policy", "PriceBook", "SourceRow", "TaskRow", "Tick", "UsageEvent",
+    "WeightRow", "WindowRow",
 )  # fmt: skip
 PRIMITIVES = {"string", "long", "int", "boolean"}
 # Whole amounts in the unit that a sibling field names, and lists whose key names the unit.
