@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from sluice.enforcement import budgets
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.decisions import Cause, control_key, decide
 from sluice.enforcement.policy import Budget, Policy
+from sluice.metering.columnar.usage import Usage
+from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Outbox, Record
 from sluice.runtime.rows import budget_record
 from sluice.runtime.state import State
 from sluice.wire.codec import encode
+from sluice.wire.column_types import Bools, Ints
 
 
 class ReferenceStore(Protocol):
@@ -22,6 +27,18 @@ class ReferenceStore(Protocol):
 
     def is_faulty(self, name: tuple[str, str, str]) -> bool:
         """Whether it arrived and cannot be read, or was never published."""
+
+
+# Far enough from 64 bits that no sum of a run leaves them.
+_ROOM = 2.0**62
+
+
+class Charged(NamedTuple):
+    """Events that were added up, and what each of them cost (0 where it has no price)."""
+
+    run: Run
+    cost_pusd: Ints
+    priced: Bools
 
 
 class Charge(NamedTuple):
@@ -54,6 +71,28 @@ class Governance:
         self._references = references
         self._epoch = epoch
         self._version_base = version_base
+
+    def has_room(self, run: Run, cost_pusd: Ints) -> bool:
+        """Whether no ledger can leave 64 bits, whichever of the events are charged."""
+        most = max((abs(led.settled_pusd) for led in self._state.ledgers.values()), default=0)
+        return most + float(np.abs(cost_pusd.astype(np.float64)).sum()) < _ROOM
+
+    def check(self, run: Run, cost_pusd: Ints) -> None:
+        """Raise OverflowError where a ledger cannot take the only event of a run."""
+        event = run.event(0)
+        correction = event["event_type"] == "correction"
+        for charge in self.ledgers_due(event):
+            budgets.check(charge.ledger, int(cost_pusd[0]), correction=correction)
+
+    def charge(self, charged: Charged) -> None:
+        """Charge the events of a run to their budgets, one after the other."""
+        run, cost, priced = charged
+        for row, record in enumerate(run.records):
+            self._state.header.time = int(run.time[row])
+            event = _charged_fields(run.usage, row)
+            price = int(cost[row]) if priced[row] else None
+            for charge in self.ledgers_due(event):
+                self.settle(record, event, price, charge)
 
     def ledgers_due(self, event: dict[str, Any]) -> list[Charge]:
         """Ledgers that an event is charged to: one per budget of every policy in force."""
@@ -96,7 +135,7 @@ class Governance:
         decision = decide(policy, budget, key, ledger, cause)
         ledger.decision_id, ledger.expires_at = decision["decision_id"], decision["expires_at"]
         self._state.count("decisions")
-        self._outbox.control(control_key(policy, key), encode("Decision", decision))
+        self._outbox.control(control_key(policy, key), encode("Decision", decision), time)
         self.publish(key, record.offset + 1)
 
     def _withdraw(self, key: LedgerKey) -> None:
@@ -107,7 +146,7 @@ class Governance:
         self._state.touch_ledger(key)
         policy = self._policy(key.policy_id)
         if policy is not None and not self._stands_elsewhere(key):
-            self._outbox.control(control_key(policy, key), None)
+            self._outbox.control(control_key(policy, key), None, self._state.header.time)
 
     def _stands_elsewhere(self, key: LedgerKey) -> bool:
         return any(
@@ -151,7 +190,7 @@ class Governance:
         budget = _budget_of(after, key.budget_id)
         moved = before is not None and after is not None and before.mode != after.mode
         if ledger.decision_id is not None and before is not None and (budget is None or moved):
-            self._outbox.control(control_key(before, key), None)
+            self._outbox.control(control_key(before, key), None, self._state.header.time)
             ledger.decision_id = ledger.expires_at = None
             ledger.rung = 0
             ledger.dirty = True
@@ -173,6 +212,17 @@ class Governance:
 
     def _budget(self, key: LedgerKey) -> Budget | None:
         return _budget_of(self._policy(key.policy_id), key.budget_id)
+
+
+def _charged_fields(usage: Usage, row: int) -> dict[str, Any]:
+    """What of an event its budgets look at."""
+    original = usage.number("original_cost_pusd")
+    return {
+        "tenant_id": usage.text("tenant_id").one(row),
+        "event_type": usage.text("event_type").one(row),
+        "started_at": int(usage.number("started_at").value[row]),
+        "original_cost_pusd": int(original.value[row]) if original.known[row] else None,
+    }
 
 
 def _budget_of(policy: Policy | None, budget_id: str) -> Budget | None:
