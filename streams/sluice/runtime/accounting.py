@@ -144,16 +144,17 @@ class Accounting:
 
     def has_room(self, of: Labelled) -> bool:
         """Whether no sum can leave 64 bits, whichever of the events are added."""
-        windows = self._state.windows
-        largest = windows.most(windows.find(of.keys)) + _volume(of.run, of.found)
-        return largest < _ROOM and self._state.tasks.has_room(self._task_run(of))
+        windows, run = self._state.windows, self._task_run(of)
+        moved = max(_volume(of.run, of.found), self._task_tail(run))
+        largest = windows.most(windows.find(of.keys)) + moved
+        return largest < _ROOM and self._state.tasks.has_room(run)
 
     def check(self, of: Labelled) -> None:
         """Raise OverflowError where the only event of a run cannot be added."""
-        windows = self._state.windows
-        nothing = TaskTable().add(self._task_run(of)._replace(baseline=None))
-        windows.check(self._sums(of, windows.find(of.keys), nothing))
-        if not self._state.tasks.has_room(self._task_run(of)):
+        windows, run = self._state.windows, self._task_run(of)
+        sums = self._sums(of, windows.find(of.keys), TaskTable().add(run))
+        windows.check(sums, self._task_tail(run))
+        if not self._state.tasks.has_room(run):
             raise OverflowError("a sum of the task leaves 64 bits")
 
     def add(self, of: Labelled) -> Charged:
@@ -188,6 +189,12 @@ class Accounting:
             run.usage, run.time, found.cost_pusd, found.priced, found.bands[2], limits.q95_pusd,
             limits.known, self._baseline(),
         )  # fmt: skip
+
+    def _task_tail(self, run: TaskRun) -> int:
+        """The most that the tails of a run's tasks can move, pico-USD."""
+        in_task = run.usage.text("task_id").length >= 0
+        moved = sum(map(abs, run.cost_pusd[in_task].tolist()))
+        return moved + self._state.tasks.gross_pusd(run) if in_task.any() else 0
 
     def _unprotected(self, run: Run) -> Bools:
         """Events whose duplicates could not be told any more."""

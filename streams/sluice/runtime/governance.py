@@ -72,8 +72,8 @@ class Governance:
         self._epoch = epoch
         self._version_base = version_base
 
-    def has_room(self, run: Run, cost_pusd: Ints) -> bool:
-        """Whether no ledger can leave 64 bits, whichever of the events are charged."""
+    def has_room(self, cost_pusd: Ints) -> bool:
+        """Whether no ledger can leave 64 bits, whichever of these costs are charged."""
         most = max((abs(led.settled_pusd) for led in self._state.ledgers.values()), default=0)
         return most + float(np.abs(cost_pusd.astype(np.float64)).sum()) < _ROOM
 

@@ -168,7 +168,7 @@ class Partition:
     def _charge(self, run: Run, found: Priced) -> Refused:
         """Add events to every sum and to their budgets, each to all or none of them."""
         labelled = self._accounting.labelled(run, found)
-        if self._accounting.has_room(labelled) and self._governance.has_room(run, found.cost_pusd):
+        if self._accounting.has_room(labelled) and self._governance.has_room(found.cost_pusd):
             self._governance.charge(self._accounting.add(labelled))
             return []
         if len(run.records) > 1:

@@ -69,6 +69,12 @@ class TaskTable:
         ], axis=1)  # fmt: skip
         return kernels.has_room(start, found.group, moves)
 
+    def gross_pusd(self, run: TaskRun) -> int:
+        """A bound of how far the tails of the run's tasks can move by what was added before."""
+        store = self._store
+        slots = store.slots_in_use(task_rows(run.usage).keys)
+        return int(sum(store.arrays.amounts[slots, kernels.GROSS_PUSD].tolist()))
+
     def add(self, run: TaskRun) -> TaskEffects:
         """Add all events in their order; `has_room` comes first."""
         found = task_rows(run.usage)
@@ -129,6 +135,14 @@ class TaskTable:
         found, due = kernels.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
         return due if found else None
 
+    def has_dirty(self) -> bool:
+        """Whether a task is to be published."""
+        return bool(self._store.arrays.counts[kernels.DIRTY_COUNT])
+
+    def has_changed(self) -> bool:
+        """Whether `take_changed` would give anything."""
+        return bool(self._gone) or bool(self._store.arrays.counts[kernels.CHANGED_COUNT])
+
     def take_dirty(self) -> Ints:
         """Slots of tasks to publish now, in key order; they count as published afterwards."""
         slots = kernels.published(self._store.arrays)
@@ -161,6 +175,11 @@ class TaskTable:
             Evicted(key, texts[name] or "", *sums)
             for key, name, *sums in zip(self._store.keys_of(slots), *columns, strict=True)
         ]
+
+    def slots(self) -> Ints:
+        """Slots of all tasks, in key order."""
+        slots = np.fromiter(self._store.slots.values(), dtype=np.int64)
+        return sorted_slots(self._store.keys_of(slots), slots)
 
     def take_changed(self) -> tuple[Ints, list[TaskKey]]:
         """Slots that changed since the last call, and keys of tasks that are gone since."""

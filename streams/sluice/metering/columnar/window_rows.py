@@ -26,7 +26,7 @@ from sluice.metering.columnar.windows import WindowTable, versions_of
 from sluice.metering.quantities import TOKENS
 from sluice.metering.row_sums import MEASURED
 from sluice.metering.windows import watermark
-from sluice.wire.column_types import Coded, Column, Ints, Items, Numbers, Texts
+from sluice.wire.column_types import AnyColumn, Coded, Ints, Items, Numbers, Single
 
 CLASSES = (*RATE_CLASSES, UNCLASSIFIED)
 _CLASS_RANK = np.argsort(np.argsort(np.array(CLASSES))).astype(np.int64)
@@ -38,8 +38,6 @@ _PLAIN = (
 )  # fmt: skip
 _LABELS = (("outcomes", OUTCOMES), ("slo_outcomes", SLO_OUTCOMES),
            ("rollback_reasons", ROLLBACK_REASONS), ("risk_flags", RISK_FLAGS))  # fmt: skip
-
-AnyColumn = Column | Coded
 
 
 def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dict[str, AnyColumn]:
@@ -115,7 +113,7 @@ def _nonzero(row: Ints, key: Coded, value: Ints) -> Items:
 def _histogram(found: Found) -> Items:
     """Buckets in ascending order; what was taken out again is not there."""
     kept = found.where((found.first != 0) | (found.second != 0)).ordered()
-    fields: dict[str, Texts | Numbers | Coded] = {
+    fields: dict[str, Single] = {
         "bucket": whole(kept.key), "count": whole(kept.first), "cost_pusd": whole(kept.second),
     }  # fmt: skip
     return Items(kept.row, fields, is_plain=False)
@@ -128,7 +126,7 @@ def _labels(table: WindowTable, found: Found) -> dict[str, AnyColumn]:
     lists: dict[str, AnyColumn] = {}
     for name, wanted in _LABELS:
         one = found.where(found.second == wanted)
-        fields: dict[str, Texts | Numbers | Coded] = {
+        fields: dict[str, Single] = {
             "key": table.names.coded(one.key), "value": whole(one.first),
         }  # fmt: skip
         lists[name] = Items(one.row, fields, is_plain=False)

@@ -25,13 +25,21 @@ from sluice.metering.columnar.window_kernel import (
 from sluice.metering.columnar.window_rows import (
     CLASSES,
     SUM_COLUMNS,
-    AnyColumn,
     identities,
     whole,
 )
 from sluice.metering.columnar.windows import WindowTable, versions_of
 from sluice.metering.windows import WindowKey
-from sluice.wire.column_types import Coded, Column, Ints, Items, Numbers, Texts
+from sluice.wire.column_types import (
+    AnyColumn,
+    Coded,
+    Column,
+    Ints,
+    Items,
+    Numbers,
+    Single,
+    Texts,
+)
 
 
 def _longs(*names: str) -> list[dict[str, Any]]:
@@ -69,12 +77,13 @@ _KEPT_STATE = np.uint8(CLOSED | DIRTY | TASKED)
 
 def key_columns(keys: Sequence[WindowKey]) -> dict[str, AnyColumn]:
     """Identities of rows as columns of WINDOW_KEY."""
-    texts = {name: _coded([str(getattr(key, name)) for key in keys]) for name in KEY_NAMES}
+    texts = {name: coded_of([str(getattr(key, name)) for key in keys]) for name in KEY_NAMES}
     start = np.array([key.window_start for key in keys], dtype=np.int64)
     return {**texts, "window_start": whole(start)}
 
 
-def _coded(texts: Sequence[str]) -> Coded:
+def coded_of(texts: Sequence[str]) -> Coded:
+    """Texts by their distinct values."""
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     codes = np.array([places[text] for text in texts], dtype=np.int64)
     return Coded(codes, list(places))
@@ -107,12 +116,14 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
 
 
 def _items(found: Found, key: Coded, first: str, second: str) -> Items:
-    fields = {"key": key, first: whole(found.first), second: whole(found.second)}
+    fields: dict[str, Single] = {
+        "key": key, first: whole(found.first), second: whole(found.second)
+    }  # fmt: skip
     return Items(found.row, fields, is_plain=False)
 
 
 def _buckets(found: Found) -> Items:
-    fields: dict[str, Texts | Numbers | Coded] = {
+    fields: dict[str, Single] = {
         "bucket": whole(found.key), "count": whole(found.first), "cost_pusd": whole(found.second),
     }  # fmt: skip
     return Items(found.row, fields, is_plain=False)
@@ -127,7 +138,7 @@ def load(table: WindowTable, columns: Mapping[str, Column], rows: int) -> None:
     window_kernel.load(table.rows, table.entries, slots, stored)
 
 
-def load_keys(table: WindowTable, columns: Mapping[str, Column]) -> None:
+def drop(table: WindowTable, columns: Mapping[str, Column]) -> None:
     """Forget the rows whose keys these columns of WINDOW_KEY are."""
     slots = table.find(_stored_keys(table, columns))
     window_kernel.leave(table.rows, table.entries, np.unique(slots[slots >= 0]))

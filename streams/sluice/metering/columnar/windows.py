@@ -113,8 +113,11 @@ class WindowTable:
             return 0, 0
         return int(self.rows.sums[slot, REFUSED]), int(self.rows.sums[slot, AVERTED])
 
-    def check(self, run: Added) -> None:
-        """Raise OverflowError where a row cannot take the run's only event; slot -1: a new row."""
+    def check(self, run: Added, task_tail_pusd: int) -> None:
+        """Raise OverflowError where a row cannot take the run's only event; slot -1: a new row.
+
+        `task_tail_pusd` is the most that it can move the tail of its task.
+        """
         slot = int(run.slot[0])
         have = [0] * len(SUMS) if slot < 0 else self.rows.sums[slot].tolist()
         for place, amount in enumerate(run.tokens[:, 0].tolist(), TOKENS_AT):
@@ -125,7 +128,7 @@ class WindowTable:
         for key, quantity in zip(run.part_key.tolist(), run.part_quantity.tolist(), strict=True):
             checked_sum(classes.get(key, 0), quantity)
         checked_sum(have[GROSS], _gross(run))
-        checked_sum(abs(have[TASK_TAIL]), abs(int(run.cost_pusd[0])))
+        checked_sum(abs(have[TASK_TAIL]), task_tail_pusd)
 
     def _quantities(self, slot: int) -> dict[int, int]:
         found = sparse.collect(self.rows.classes, np.array([slot]), self.entries)
@@ -193,13 +196,6 @@ class WindowTable:
         """Whether `take_changed` would give anything."""
         return bool(self._gone) or bool((self.rows.state[: self._used()] & CHANGED).any())
 
-    def drop(self, keys: list[WindowKey]) -> None:
-        """Forget rows, those that are there."""
-        ids = [[self.names.number(text) for text in key[:4] + key[5:]] for key in keys]
-        start = np.array([key.window_start for key in keys], dtype=np.int64)
-        slots = self.find(Keys(np.array(ids, dtype=np.int64).reshape(-1, len(KEY_NAMES)), start))
-        window_kernel.leave(self.rows, self.entries, np.unique(slots[slots >= 0]))
-
     def slots(self) -> Ints:
         """Slots of all rows, in the order of their keys."""
         return self.ordered(self._where(None, LIVE, 0))
@@ -254,7 +250,8 @@ def _gross(run: Added) -> int:
     """A bound of every amount of money that the only event moves; see `row_sums`."""
     cost = abs(int(run.cost_pusd[0]))
     moved = 2 * abs(int(run.original_pusd[0])) + cost if run.correction[0] else cost
-    return max(sum(abs(part) for part in run.part_cost.tolist()), moved)
+    classes: int = sum(abs(part) for part in run.part_cost.tolist())
+    return max(classes, moved)
 
 
 def _date(time: int) -> str:
