@@ -13,7 +13,7 @@ import numpy as np
 
 from sluice.errors import WireError
 from sluice.metering.baselines import Baseline
-from sluice.metering.columnar import causes, cohorts, dedupe
+from sluice.metering.columnar import causes, dedupe
 from sluice.metering.columnar.added import added
 from sluice.metering.columnar.causes import Contexts
 from sluice.metering.columnar.checks import surely_fine
@@ -31,7 +31,7 @@ from sluice.money import checked_sum
 from sluice.runtime.governance import Charged, ReferenceStore
 from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Record
-from sluice.runtime.state import COHORT, SOURCE, UNNUMBERED, State
+from sluice.runtime.state import SOURCE, UNNUMBERED, State
 from sluice.wire.column_types import Bools, Ints
 
 # Far enough from 64 bits that no sum of a run leaves them.
@@ -168,8 +168,7 @@ class Accounting:
         )  # fmt: skip
         self._count_late(run, state.windows.is_late(keys), unprotected)
         counted = found.priced & ~effects.looping
-        hours = cohorts.add(state.cohorts, run.usage, found.cost_pusd, counted, run.time)
-        state.touch_all(COHORT, hours)
+        state.cohorts.add(run.usage, found.cost_pusd, counted, run.time)
         state.count("events", len(run.records))
         state.count("unpriced", int((~found.priced).sum()))
         state.count("clamped", int(_clamped(run).sum()))

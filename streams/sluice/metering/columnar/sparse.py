@@ -111,6 +111,17 @@ def count_of(heads: Links, row: int, entries: Entries, low: int, high: int) -> i
 
 
 @compiled
+def second_of(heads: Links, row: int, entries: Entries, key: int) -> int:
+    """The second sum of a row's entry of this key, 0 where there is none."""
+    at = heads[row]
+    while at != NOTHING:
+        if entries.key[at] == key:
+            return int(entries.second[at])
+        at = entries.after[at]
+    return 0
+
+
+@compiled
 def has(heads: Links, row: int, entries: Entries, key: int) -> bool:
     """Whether a row has an entry of this key."""
     at = heads[row]

@@ -98,8 +98,8 @@ def _lists(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
         }, is_plain=False),
         "overhead_by_cause": _nonzero(causes.row, cause, causes.first),
         "tail_by_cause": _nonzero(causes.row, cause, causes.second),
-        "latency_histogram": _histogram(sparse.collect(rows.latency, slots, entries)),
-        "cost_histogram": _histogram(sparse.collect(rows.cost, slots, entries)),
+        "latency_histogram": histogram(sparse.collect(rows.latency, slots, entries)),
+        "cost_histogram": histogram(sparse.collect(rows.cost, slots, entries)),
         **_labels(table, sparse.collect(rows.labels, slots, entries)),
     }  # fmt: skip
 
@@ -110,7 +110,7 @@ def _nonzero(row: Ints, key: Coded, value: Ints) -> Items:
     return Items(row[kept], {"key": keys, "value": whole(value[kept])}, is_plain=False)
 
 
-def _histogram(found: Found) -> Items:
+def histogram(found: Found) -> Items:
     """Buckets in ascending order; what was taken out again is not there."""
     kept = found.where((found.first != 0) | (found.second != 0)).ordered()
     fields: dict[str, Single] = {

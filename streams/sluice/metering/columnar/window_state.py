@@ -10,6 +10,7 @@ import numpy as np
 from sluice.metering.causes import CAUSES
 from sluice.metering.columnar import sparse, window_kernel
 from sluice.metering.columnar.sparse import NOTHING, Found
+from sluice.metering.columnar.texts import coded_of
 from sluice.metering.columnar.window_kernel import (
     CAUSES_AT,
     CLOSED,
@@ -80,13 +81,6 @@ def key_columns(keys: Sequence[WindowKey]) -> dict[str, AnyColumn]:
     texts = {name: coded_of([str(getattr(key, name)) for key in keys]) for name in KEY_NAMES}
     start = np.array([key.window_start for key in keys], dtype=np.int64)
     return {**texts, "window_start": whole(start)}
-
-
-def coded_of(texts: Sequence[str]) -> Coded:
-    """Texts by their distinct values."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    codes = np.array([places[text] for text in texts], dtype=np.int64)
-    return Coded(codes, list(places))
 
 
 def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
