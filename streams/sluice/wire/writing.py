@@ -14,6 +14,7 @@ from sluice.wire.layout_table import Leaf, Listed, Table
 from sluice.wire.read_loops import INT, TEXT
 from sluice.wire.write_loops import MOST_NUMBER_BYTES, text_bytes, write_rows
 
+_INT64 = np.dtype(np.int64)
 _NO_BYTES: Bytes = np.zeros(0, dtype=np.uint8)
 _NO_COLUMN = (0, 0, -1)  # a list has only those of its entries
 
@@ -114,7 +115,7 @@ class _Pieces:
     def _leaf(self, leaf: Leaf, path: str, column: AnyColumn, rows: int) -> tuple[int, int, int]:
         self._most_values += rows
         if isinstance(column, Numbers) and leaf.kind != TEXT:
-            size, made = len(column.value), self._number(column)
+            size, made = len(column.value), self._number(path, column)
         elif isinstance(column, Texts) and leaf.kind == TEXT:
             size, made = len(column.length), self._text(column)
         elif isinstance(column, Coded) and leaf.kind == TEXT:
@@ -126,7 +127,10 @@ class _Pieces:
             raise self._wrong(path, f"{size} values for {rows} rows")
         return made
 
-    def _number(self, column: Numbers) -> tuple[int, int, int]:
+    def _number(self, path: str, column: Numbers) -> tuple[int, int, int]:
+        kind = column.value.dtype
+        if kind is not _INT64 and not np.can_cast(kind, _INT64):
+            raise self._wrong(path, f"{kind} is not of at most 64 bits with a sign")
         self._numbers.append(column.value)
         self._known.append(column.known)
         self._laid_numbers += len(column.value)
@@ -140,7 +144,8 @@ class _Pieces:
         self._starts.append(column.start)
         self._lengths.append(column.length)
         self._laid_texts += len(column.length)
-        return self._laid_texts - len(column.length), self._buffers[key][1], -1
+        begin = self._buffers[key][1]
+        return self._laid_texts - len(column.length), begin, -1 - begin - len(column.buffer)
 
     def _code(self, path: str, column: Coded) -> tuple[int, int, int]:
         begin, pooled, count = self._laid_codes, len(self._pool), len(column.values)
