@@ -35,6 +35,9 @@ def padded(data: Bytes) -> Bytes:
 
 def code(data: Bytes, start: Ints, length: Ints) -> tuple[Ints, Ints]:
     """For each text which distinct one it is, in order of appearance, and the first row of each."""
+    # Loops are compiled anew for arrays of another kind.
+    start = np.ascontiguousarray(start, dtype=np.int64)
+    length = np.ascontiguousarray(length, dtype=np.int64)
     codes = np.empty(len(start), dtype=np.int64)
     firsts = np.empty(len(start), dtype=np.int64)
     count = _code(padded(data), _SEED, start, length, codes, firsts)

@@ -102,15 +102,16 @@ class _Pieces:
         begin = self.stops[-1] if self.stops else 0
         self.cursors.append(begin)
         self.stops.append(begin + count)
+        if not count:
+            self.entry_columns += [_NO_COLUMN] * len(place.leaves)
+            return
         self._entry_rows.append(column.row)
         for leaf in place.leaves:
             path = f"{place.name}[].{leaf.name}"
             field = column.fields.get(leaf.name)
-            if field is None and count:
+            if field is None:
                 raise self._wrong(path, "missing")
-            self.entry_columns.append(
-                _NO_COLUMN if field is None else self._leaf(leaf, path, field, count)
-            )
+            self.entry_columns.append(self._leaf(leaf, path, field, count))
 
     def _leaf(self, leaf: Leaf, path: str, column: AnyColumn, rows: int) -> tuple[int, int, int]:
         self._most_values += rows
