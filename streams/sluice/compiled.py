@@ -33,7 +33,8 @@ def compiled(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """The same function as a part of the compiled ones that call it.
 
-    It stands in their module: what is kept on disk is made anew where that file has changed.
+    What is kept on disk is made anew where the caller's file has changed: a part that may change
+    stands in the same file.
     """
     made: Function = numba.njit(nogil=True, forceinline=True)(function)
     return made

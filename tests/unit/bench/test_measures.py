@@ -80,7 +80,7 @@ def test_spread() -> None:
 @pytest.mark.parametrize("reader", READERS)
 def test_limit_readers(work: Workload, reader: str) -> None:
     """The limit finds every group and all sums, whatever the chunks and the reader."""
-    if reader != "numpy":
+    if reader != "compiled":
         pytest.importorskip(reader)
     occurred_at = work.occurred_at(NOW)
     values = [value for _, value in work.records(occurred_at)]
