@@ -31,6 +31,7 @@ from sluice.wire.column_types import AnyColumn, Bools, Coded, Column, Ints, Item
 _FIRST_ROWS, _FIRST_ENTRIES = 256, 4096
 _DIRTY, _CHANGED = 1, 2
 _MOST = INT64_MAX
+_WAYS = 16  # chains of one histogram, which may have hundreds of buckets
 _TEXTS = Cohort._fields
 
 
@@ -131,8 +132,12 @@ class CohortTable:
         return {
             **key_columns(keys),
             "events": whole(self._rows.events[slots]),
-            "cost_histogram": histogram(sparse.collect(self._rows.cost, slots, self._entries)),
-            "input_histogram": histogram(sparse.collect(self._rows.input, slots, self._entries)),
+            "cost_histogram": histogram(
+                sparse.collect_ways(self._rows.cost, slots, self._entries, _WAYS)
+            ),
+            "input_histogram": histogram(
+                sparse.collect_ways(self._rows.input, slots, self._entries, _WAYS)
+            ),
         }
 
     def evict(self, time: int) -> None:
@@ -146,9 +151,7 @@ class CohortTable:
         """Forget an hour."""
         slot = self._slots.pop(key, None)
         if slot is not None:
-            sparse.free(self._rows.cost, slot, self._entries)
-            sparse.free(self._rows.input, slot, self._entries)
-            self._rows.events[slot] = self._rows.state[slot] = 0
+            _clear(self._rows, self._entries, slot)
             self._free.append(slot)
 
     def _is_over(self, hour: Ints, time: Ints) -> Bools:
@@ -229,7 +232,7 @@ def stored_keys(columns: Mapping[str, Column]) -> list[CohortHour]:
 
 
 def _made(capacity: int) -> _Rows:
-    cost, tokens = (np.full(capacity, NOTHING, dtype=np.int32) for _ in range(2))
+    cost, tokens = (np.full(_WAYS * capacity, NOTHING, dtype=np.int32) for _ in range(2))
     return _Rows(np.zeros(capacity, np.int64), np.zeros(capacity, np.uint8), cost, tokens)
 
 
@@ -237,7 +240,7 @@ def _wider(rows: _Rows) -> _Rows:
     held = len(rows.events)
     wider = _made(2 * held)
     wider.events[:held], wider.state[:held] = rows.events, rows.state
-    wider.cost[:held], wider.input[:held] = rows.cost, rows.input
+    wider.cost[: len(rows.cost)], wider.input[: len(rows.input)] = rows.cost, rows.input
     return wider
 
 
@@ -245,19 +248,30 @@ def _wider(rows: _Rows) -> _Rows:
 def _add(rows: _Rows, entries: Entries, slots: Ints, cost: Ints, tokens: Ints) -> None:
     for n in range(len(slots)):
         slot, bucket = slots[n], bucket_of(cost[n])
-        if sparse.second_of(rows.cost, slot, entries, bucket) > _MOST - cost[n]:
+        way = slot * _WAYS + (bucket & (_WAYS - 1))
+        if sparse.second_of(rows.cost, way, entries, bucket) > _MOST - cost[n]:
             continue
         rows.events[slot] += 1
         rows.state[slot] |= _DIRTY | _CHANGED
-        sparse.add(rows.cost, slot, entries, bucket, 1, cost[n])
-        sparse.add(rows.input, slot, entries, bucket_of(tokens[n]), 1, 0)
+        sparse.add(rows.cost, way, entries, bucket, 1, cost[n])
+        bucket = bucket_of(tokens[n])
+        way = slot * _WAYS + (bucket & (_WAYS - 1))
+        sparse.add(rows.input, way, entries, bucket, 1, 0)
+
+
+@compiled
+def _clear(rows: _Rows, entries: Entries, slot: int) -> None:
+    sparse.free_ways(rows.cost, slot, entries, _WAYS)
+    sparse.free_ways(rows.input, slot, entries, _WAYS)
+    rows.events[slot] = rows.state[slot] = 0
 
 
 @compiled
 def _insert(heads: Links, entries: Entries, found: Found) -> None:
     for n in range(len(found.row)):
         key, first, second = found.key[n], found.first[n], found.second[n]
-        sparse.insert(heads, found.row[n], entries, key, first, second)
+        way = found.row[n] * _WAYS + (key & (_WAYS - 1))
+        sparse.insert(heads, way, entries, key, first, second)
 
 
 def _ran(usage: Usage) -> Bools:

@@ -19,6 +19,7 @@ from sluice.metering.columnar.window_kernel import (
     LABEL_STEP,
     SUMS,
     TASKED,
+    WAYS,
     Keys,
     Listed,
     Stored,
@@ -100,8 +101,8 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
         "classes": _items(classes, Coded(classes.key, list(CLASSES)), "quantity", "cost_pusd"),
         "causes": _items(causes, Coded(causes.key - CAUSES_AT, list(CAUSES)),
                          "overhead_pusd", "tail_pusd"),
-        "latency": _buckets(sparse.collect(rows.latency, slots, entries)),
-        "cost": _buckets(sparse.collect(rows.cost, slots, entries)),
+        "latency": _buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
+        "cost": _buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
         "labels": Items(labels.row, {
             "key": table.names.coded(labels.key % LABEL_STEP),
             "kind": whole(labels.key // LABEL_STEP), "value": whole(labels.first),
