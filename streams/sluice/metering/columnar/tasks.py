@@ -25,6 +25,7 @@ from sluice.metering.columnar.task_run import (
     usual_inputs,
 )
 from sluice.metering.columnar.task_store import TaskStore, sorted_slots
+from sluice.metering.columnar.usage import Usage
 from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Coded, Column, Columns, Ints
@@ -48,6 +49,7 @@ class TaskTable:
     def __init__(self) -> None:
         self._store = TaskStore()
         self._gone: dict[TaskKey, None] = {}
+        self._found: tuple[Usage, TaskRows] | None = None  # of the run that was asked about last
 
     def __len__(self) -> int:
         return len(self._store.slots)
@@ -55,6 +57,7 @@ class TaskTable:
     def has_room(self, run: TaskRun) -> bool:
         """Whether `add` keeps every sum of the run within 64 bits."""
         found = task_rows(run.usage)
+        self._found = run.usage, found
         if not len(found.rows):
             return True
         store = self._store
@@ -71,7 +74,8 @@ class TaskTable:
 
     def add(self, run: TaskRun) -> TaskEffects:
         """Add all events in their order; `has_room` comes first."""
-        found = task_rows(run.usage)
+        asked, self._found = self._found, None
+        found = asked[1] if asked and asked[0] is run.usage else task_rows(run.usage)
         effects = np.zeros((4, run.usage.rows), dtype=np.int64)
         if len(found.rows):
             effects[:, found.rows] = self._added(run, found).T
