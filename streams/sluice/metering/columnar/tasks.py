@@ -12,15 +12,18 @@ import numpy as np
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
 from sluice.metering.cohorts import task_cohort
-from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar import task_layout as layout
+from sluice.metering.columnar import task_upkeep as upkeep
 from sluice.metering.columnar.names import EMPTY
 from sluice.metering.columnar.task_columns import load_state, state_columns, task_columns
-from sluice.metering.columnar.task_kernels import LoopRule, Norms
+from sluice.metering.columnar.task_kernels import add_rows
+from sluice.metering.columnar.task_layout import LoopRule, Norms
 from sluice.metering.columnar.task_run import (
     TaskEffects,
     TaskRows,
     TaskRun,
     events_of,
+    moves_of,
     task_rows,
     usual_inputs,
 )
@@ -61,16 +64,10 @@ class TaskTable:
         if not len(found.rows):
             return True
         store = self._store
-        start = np.zeros((len(found.keys), len(_SUMS)), dtype=np.int64)
-        for place, key in enumerate(found.keys):
-            if (slot := store.slots.get(key)) is not None:
-                start[place] = store.arrays.amounts[slot, _SUMS]
-        moves = np.stack([
-            np.where(run.priced, np.abs(run.cost_pusd), 0)[found.rows],
-            run.usage.number("input_tokens").value[found.rows],
-            run.usage.number("output_tokens").value[found.rows],
-        ], axis=1)  # fmt: skip
-        return kernels.has_room(start, found.group, moves)
+        slots = np.array([store.slots.get(key, -1) for key in found.keys], dtype=np.int64)
+        start = store.arrays.amounts[slots[:, None], _SUMS]
+        start[slots < 0] = 0
+        return upkeep.has_room(start, found.group, found.rows, moves_of(run))
 
     def add(self, run: TaskRun) -> TaskEffects:
         """Add all events in their order; `has_room` comes first."""
@@ -92,11 +89,11 @@ class TaskTable:
             for key in found.keys:
                 self._gone.pop(key, None)
         store.reserve(
-            self._without(slots, events, found, kernels.PARENT, kernels.CHILDREN),
-            self._without(slots, events, found, kernels.SYMBOL, kernels.SYMBOLS),
+            self._without(slots, events, found, layout.PARENT, layout.CHILDREN),
+            self._without(slots, events, found, layout.SYMBOL, layout.SYMBOLS),
         )
         norms = self._norms(slots, events[found.first], run.baseline)
-        effects = kernels.add_rows(store.arrays, events, found.group, slots, norms, _RULE)
+        effects = add_rows(store.arrays, events, found.group, slots, norms, _RULE)
         store.forget_texts()
         return effects
 
@@ -113,9 +110,9 @@ class TaskTable:
         q95, known = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
         if baseline is not None:
             marks, texts = self._store.arrays.marks[slots], self._store.names.texts
-            is_new = marks[:, kernels.FLAGS] == 0
-            agent = np.where(is_new, first[:, kernels.AGENT_OF], marks[:, kernels.AGENT])
-            workflow = np.where(is_new, first[:, kernels.WORKFLOW_OF], marks[:, kernels.WORKFLOW])
+            is_new = marks[:, layout.FLAGS] == 0
+            agent = np.where(is_new, first[:, layout.AGENT_OF], marks[:, layout.AGENT])
+            workflow = np.where(is_new, first[:, layout.WORKFLOW_OF], marks[:, layout.WORKFLOW])
             names, of = np.unique(_name_of(agent, workflow), return_inverse=True)
             for place, name in enumerate(names.tolist()):
                 norm = baseline.norm(task_cohort(texts[name] or ""))
@@ -125,17 +122,17 @@ class TaskTable:
 
     def end_silent(self, time: int) -> int:
         """Mark tasks that fell silent, to be published once more; how many."""
-        return kernels.end_silent(self._store.arrays, self._store.top, time - GAP_US)
+        return upkeep.end_silent(self._store.arrays, self._store.top, time - GAP_US)
 
     def next_due(self) -> int | None:
         """Broker time at which a task ends or leaves if nothing comes, or None."""
         store = self._store
-        found, due = kernels.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
+        found, due = upkeep.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
         return due if found else None
 
     def take_dirty(self) -> Ints:
         """Slots of tasks to publish now, in key order; they count as published afterwards."""
-        slots = kernels.published(self._store.arrays)
+        slots = upkeep.published(self._store.arrays)
         return sorted_slots(self._store.keys_of(slots), slots)
 
     def rows(self, slots: Ints, version: int) -> dict[str, Column | Coded]:
@@ -145,7 +142,7 @@ class TaskTable:
     def evict(self, time: int) -> list[Evicted]:
         """Remove published tasks that are long over and return them in key order."""
         store = self._store
-        slots = kernels.over(store.arrays, store.top, time - KEEP_US)
+        slots = upkeep.over(store.arrays, store.top, time - KEEP_US)
         slots = sorted_slots(store.keys_of(slots), slots)
         evicted = self._evicted(slots)
         store.free(slots)
@@ -156,9 +153,9 @@ class TaskTable:
     def _evicted(self, slots: Ints) -> list[Evicted]:
         arrays, texts = self._store.arrays, self._store.names.texts
         amounts, marks = arrays.amounts[slots], arrays.marks[slots]
-        name = _name_of(marks[:, kernels.AGENT], marks[:, kernels.WORKFLOW])
-        cost, tokens = amounts[:, kernels.COST_PUSD], amounts[:, kernels.INPUT_TOKENS]
-        priced = amounts[:, kernels.EVENTS] > np.maximum(0, amounts[:, kernels.UNPRICED])
+        name = _name_of(marks[:, layout.AGENT], marks[:, layout.WORKFLOW])
+        cost, tokens = amounts[:, layout.COST_PUSD], amounts[:, layout.INPUT_TOKENS]
+        priced = amounts[:, layout.EVENTS] > np.maximum(0, amounts[:, layout.UNPRICED])
         counted = priced & (cost >= 0) & (tokens >= 0)
         columns = (column.tolist() for column in (name, cost, tokens, counted))
         return [
@@ -169,7 +166,7 @@ class TaskTable:
     def take_changed(self) -> tuple[Ints, list[TaskKey]]:
         """Slots that changed since the last call, and keys of tasks that are gone since."""
         gone, self._gone = list(self._gone), {}
-        return kernels.stored(self._store.arrays), gone
+        return upkeep.stored(self._store.arrays), gone
 
     def state_rows(self, slots: Ints) -> dict[str, Column | Coded]:
         """Rows of TASK_STATE: all that is needed to go on."""
@@ -193,10 +190,10 @@ class TaskTable:
         self._store.free(self._store.slots_in_use([key]))
 
 
-_SUMS = [kernels.GROSS_PUSD, kernels.INPUT_TOKENS, kernels.OUTPUT_TOKENS]
+_SUMS = np.array([layout.GROSS_PUSD, layout.INPUT_TOKENS, layout.OUTPUT_TOKENS])
 
 
-def _name_of(agent: Ints | kernels.Marks, workflow: Ints | kernels.Marks) -> Ints:
+def _name_of(agent: Ints | layout.Marks, workflow: Ints | layout.Marks) -> Ints:
     """The number of the name that a task's cohort has; None and "" are the same there."""
     name = np.where(agent > EMPTY, agent, np.where(workflow > EMPTY, workflow, EMPTY))
     return name.astype(np.int64)
