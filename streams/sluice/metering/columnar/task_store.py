@@ -92,7 +92,7 @@ class TaskStore:
 
     def forget_texts(self) -> None:
         """Forget the texts that no task has any more, once they are as many as the others."""
-        if not self.names.is_crowded():
+        if not self.names.is_crowded(layout.TEXTS * len(self.slots)):
             return
         ids = self.arrays.marks[: self.top, _ID_COLUMNS]
         used = np.zeros(len(self.names), dtype=np.bool_)

@@ -94,8 +94,10 @@ def stored(store: Store) -> Ints:
 @compiled
 def clear(store: Store, slots: Ints) -> None:
     """Empty the rows of some slots and give their blocks back."""
+    waiting = 0
     for slot in slots:
         marks = store.marks[slot]
+        waiting |= marks[FLAGS] & (DIRTY | CHANGED)
         if marks[CHILDREN]:
             store.free_children[store.counts[FREE_CHILDREN]] = marks[CHILDREN]
             store.counts[FREE_CHILDREN] += 1
@@ -103,10 +105,10 @@ def clear(store: Store, slots: Ints) -> None:
             store.free_symbols[store.counts[FREE_SYMBOLS]] = marks[SYMBOLS]
             store.counts[FREE_SYMBOLS] += 1
         marks[:] = 0
-    store.counts[DIRTY_COUNT] = _marked(store, store.dirty, store.counts[DIRTY_COUNT], DIRTY)
-    store.counts[CHANGED_COUNT] = _marked(
-        store, store.changed, store.counts[CHANGED_COUNT], CHANGED
-    )
+    if waiting:
+        dirty, changed = store.counts[DIRTY_COUNT], store.counts[CHANGED_COUNT]
+        store.counts[DIRTY_COUNT] = _marked(store, store.dirty, dirty, DIRTY)
+        store.counts[CHANGED_COUNT] = _marked(store, store.changed, changed, CHANGED)
 
 
 @compiled
