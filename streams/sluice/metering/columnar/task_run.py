@@ -73,7 +73,7 @@ def task_rows(usage: Usage) -> TaskRows:
 def moves_of(run: TaskRun) -> Moves:
     """What the events of a run move the sums of their tasks by."""
     usage = run.usage
-    return Moves(run.cost_pusd, run.priced, usage.number("input_tokens").value,
+    return Moves(np.ascontiguousarray(run.cost_pusd), run.priced, usage.number("input_tokens").value,
                  usage.number("output_tokens").value)  # fmt: skip
 
 
