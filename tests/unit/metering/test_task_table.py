@@ -304,3 +304,34 @@ def test_groups_are_of_rows_alike_in_every_key() -> None:
     """In the order of their first rows."""
     groups = groups_of(np.array([7, 7, 0, 7]), np.array([1, 2, 1, 1]))
     assert (groups.of.tolist(), groups.first.tolist()) == ([0, 1, 2, 0], [0, 1, 2])
+
+
+def test_what_a_block_held_before_makes_no_loop() -> None:
+    """A new task gets the full ring of one that went to and fro, and goes to and fro twice."""
+    table = TaskTable()
+    pair = [tool(), tool(tool_args_hash="y")]
+    assert add(table, *pair * 32).looping.tolist() == [False] * 5 + [True] * 59
+    assert len(leave(table)) == 1
+    assert add(table, *pair * 3).looping.tolist() == [False] * 5 + [True]
+
+
+def test_what_a_model_call_left_in_the_cache_is_known_to_embeddings_too() -> None:
+    """Of the same model; an embedding itself leaves nothing, and tools read nothing."""
+    table = TaskTable()
+    first = call(input_tokens=900, cache_read_input_tokens=500, cache_write_input_tokens=300)
+    embedding = call(event_type="embedding")
+    other = call(event_type="embedding", response_model="other")
+    assert add(table, first, embedding, other, tool(), call()).cached_tokens.tolist() == [
+        0, 800, 0, 0, 800,
+    ]  # fmt: skip
+
+
+def test_a_task_leaves_when_its_time_of_keeping_is_over() -> None:
+    """Not a microsecond before, and only once it was published as ended."""
+    table = TaskTable()
+    add(table, call(), cost_pusd=3)
+    table.end_silent(LATER)
+    assert table.evict(LATER) == []
+    table.take_dirty()
+    assert table.evict(LATER - 1) == []
+    assert table.evict(LATER) == [Evicted(KEY, "writer", 3, 100, counted=True)]

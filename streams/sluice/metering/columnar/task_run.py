@@ -72,9 +72,8 @@ def task_rows(usage: Usage) -> TaskRows:
 
 def moves_of(run: TaskRun) -> Moves:
     """What the events of a run move the sums of their tasks by."""
-    usage = run.usage
-    return Moves(np.ascontiguousarray(run.cost_pusd), run.priced, usage.number("input_tokens").value,
-                 usage.number("output_tokens").value)  # fmt: skip
+    tokens = (run.usage.number(name).value for name in ("input_tokens", "output_tokens"))
+    return Moves(np.ascontiguousarray(run.cost_pusd), run.priced, *tokens)
 
 
 def events_of(run: TaskRun, rows: Ints, names: Names) -> Ints:
