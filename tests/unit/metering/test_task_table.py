@@ -335,3 +335,14 @@ def test_a_task_leaves_when_its_time_of_keeping_is_over() -> None:
     table.take_dirty()
     assert table.evict(LATER - 1) == []
     assert table.evict(LATER) == [Evicted(KEY, "writer", 3, 100, counted=True)]
+
+
+def test_it_is_known_whether_anything_waits() -> None:
+    """Published but not stored, stored, gone but not yet removed."""
+    table = TaskTable()
+    add(table, call())
+    waits = [(table.is_dirty(), table.is_changed())]
+    for take in (table.take_dirty, table.take_changed, lambda: leave(table), table.take_changed):
+        take()
+        waits.append((table.is_dirty(), table.is_changed()))
+    assert waits == [(True, True), (False, True), (False, False), (False, True), (False, False)]

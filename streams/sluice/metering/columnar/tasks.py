@@ -130,6 +130,14 @@ class TaskTable:
         found, due = upkeep.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
         return due if found else None
 
+    def is_dirty(self) -> bool:
+        """Whether a task is to be published."""
+        return bool(self._store.arrays.counts[layout.DIRTY_COUNT])
+
+    def is_changed(self) -> bool:
+        """Whether a task is to be stored or removed from what is stored."""
+        return bool(self._gone or self._store.arrays.counts[layout.CHANGED_COUNT])
+
     def take_dirty(self) -> Ints:
         """Slots of tasks to publish now, in key order; they count as published afterwards."""
         slots = upkeep.published(self._store.arrays)
