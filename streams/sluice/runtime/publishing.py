@@ -75,10 +75,10 @@ class Publishing:
         state, time = self._state, self._state.header.time
         dues = [state.windows.next_due(), state.tasks.next_due()]
         ledgers = any(ledger.dirty for ledger in state.ledgers.values())
-        if state.windows.has_dirty() or state.tasks.has_dirty() or ledgers:
+        if state.windows.is_dirty() or state.tasks.is_dirty() or ledgers:
             dues.append(_next(time, PUBLISH_S))
         sources_wait = any(sums.dirty for sums in state.sources.rows.values())
-        if sources_wait or state.cohorts.has_dirty():
+        if sources_wait or state.cohorts.is_dirty():
             dues.append(_next(time, ROUND_S))
         return min((due for due in dues if due is not None), default=None)
 

@@ -83,7 +83,7 @@ class State:
     def changed(self) -> bool:
         """Whether a snapshot would write anything."""
         tables = (self.windows, self.tasks, self.cohorts)
-        return bool(self._changed) or any(table.has_changed() for table in tables)
+        return bool(self._changed) or any(table.is_changed() for table in tables)
 
     def take_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Rows that changed since the last call, encoded; None removes a row."""

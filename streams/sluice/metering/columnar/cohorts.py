@@ -100,7 +100,7 @@ class CohortTable:
 
     # ---- publishing and forgetting
 
-    def has_dirty(self) -> bool:
+    def is_dirty(self) -> bool:
         """Whether an hour is to be published."""
         return bool((self._rows.state & _DIRTY).any())
 
@@ -164,7 +164,7 @@ class CohortTable:
 
     # ---- storing
 
-    def has_changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether `take_changed` would give anything."""
         return bool(self._gone) or bool((self._rows.state & _CHANGED).any())
 
