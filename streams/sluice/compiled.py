@@ -8,13 +8,12 @@ only at a function's own file, not at those it calls. Other threads run while on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import os
 import shutil
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -28,12 +27,13 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("wire", "metering", "enforcement", ".")
+_SOURCES = ("wire", "metering", "enforcement")
 
 
 def _stamp() -> str:
     """Changes with every file that may hold a compiled function."""
     files = sorted(file for folder in _SOURCES for file in (_HERE / folder).glob("**/*.py"))
+    files.append(Path(__file__))
     found = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return blake2b(repr(found).encode(), digest_size=8).hexdigest()
 
