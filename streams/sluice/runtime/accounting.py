@@ -28,7 +28,8 @@ from sluice.metering.row_sums import MEASURED, refused_requests
 from sluice.metering.validate import check_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.money import checked_sum
-from sluice.runtime.governance import Charged, ReferenceStore
+from sluice.runtime.governance import ReferenceStore
+from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Record
 from sluice.runtime.state import SOURCE, UNNUMBERED, State

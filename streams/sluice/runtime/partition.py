@@ -16,6 +16,7 @@ from sluice.errors import WireError
 from sluice.metering.columnar.priced import Priced
 from sluice.runtime.accounting import Accounting, Refused
 from sluice.runtime.governance import Governance, ReferenceStore
+from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Incoming, Run
 from sluice.runtime.outputs import Outbox, OutRecord, Record
 from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
@@ -106,10 +107,8 @@ class Partition:
 
     def next_due(self) -> int | None:
         """Broker time at which work waits even if no record comes (µs), or None."""
-        ledgers = self.state.ledgers.values()
-        dues = [ledger.expires_at for ledger in ledgers if ledger.expires_at is not None]
-        rows = self._publishing.next_due()
-        return min([*dues, *([] if rows is None else [rows])], default=None)
+        dues = (self._governance.next_due(), self._publishing.next_due())
+        return min((due for due in dues if due is not None), default=None)
 
     # ---- time
 
@@ -121,7 +120,7 @@ class Partition:
         if slot == header.slot:
             return
         last, header.slot = header.slot, slot
-        self._governance.lift_expired(header.time)
+        self._governance.pass_time(record)
         if slot // PUBLISH_S != last // PUBLISH_S:
             self._publishing.rows(record.offset)
             for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
@@ -168,7 +167,8 @@ class Partition:
     def _charge(self, run: Run, found: Priced) -> Refused:
         """Add events to every sum and to their budgets, each to all or none of them."""
         labelled = self._accounting.labelled(run, found)
-        if self._accounting.has_room(labelled) and self._governance.has_room(found.cost_pusd):
+        charged = Charged(run, found.cost_pusd, found.priced)
+        if self._accounting.has_room(labelled) and self._governance.has_room(charged):
             self._governance.charge(self._accounting.add(labelled))
             return []
         if len(run.records) > 1:
@@ -176,7 +176,7 @@ class Partition:
             return [fault for one in ones for fault in self._charge(run.take(one), found.take(one))]
         try:
             self._accounting.check(labelled)
-            self._governance.check(run, found.cost_pusd)
+            self._governance.check(charged)
         except OverflowError as error:
             return [(run.records[0], WireError("sum_overflow", str(error)))]
         self._governance.charge(self._accounting.add(labelled))
