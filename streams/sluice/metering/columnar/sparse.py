@@ -98,16 +98,6 @@ def insert(heads: Links, row: int, entries: Entries, key: int, first: int, secon
 
 
 @inlined
-def count_of(heads: Links, row: int, entries: Entries, low: int, high: int) -> int:
-    """How many entries of a row have a key from `low` to below `high`."""
-    found, at = 0, heads[row]
-    while at != NOTHING:
-        found += low <= entries.cells[at, KEY] < high
-        at = entries.cells[at, AFTER]
-    return found
-
-
-@inlined
 def second_of(heads: Links, row: int, entries: Entries, key: int) -> int:
     """The second sum of a row's entry of this key, 0 where there is none."""
     at = heads[row]
@@ -116,17 +106,6 @@ def second_of(heads: Links, row: int, entries: Entries, key: int) -> int:
             return int(entries.cells[at, SECOND])
         at = entries.cells[at, AFTER]
     return 0
-
-
-@inlined
-def has(heads: Links, row: int, entries: Entries, key: int) -> bool:
-    """Whether a row has an entry of this key."""
-    at = heads[row]
-    while at != NOTHING:
-        if entries.cells[at, KEY] == key:
-            return True
-        at = entries.cells[at, AFTER]
-    return False
 
 
 @inlined

@@ -399,10 +399,16 @@ def _count(rows: Rows, slot: int, entries: Entries, run: Added, n: int, other: i
 def _count_label(
     rows: Rows, slot: int, entries: Entries, kind: int, label: int, other: int
 ) -> None:
-    low = kind * LABEL_STEP
-    if not sparse.has(rows.labels, slot, entries, low + label):
-        there = sparse.count_of(rows.labels, slot, entries, low, low + LABEL_STEP)
-        label = other if there >= MAX_LABELS else label
+    low, there = kind * LABEL_STEP, 0
+    at = rows.labels[slot]
+    while at != NOTHING:
+        key = entries.cells[at, sparse.KEY]
+        if key == low + label:
+            entries.cells[at, sparse.FIRST] += 1
+            return
+        there += low <= key < low + LABEL_STEP
+        at = entries.cells[at, sparse.AFTER]
+    label = other if there >= MAX_LABELS else label
     sparse.add(rows.labels, slot, entries, low + label, 1, 0)
 
 

@@ -26,6 +26,7 @@ from sluice.runtime.worker import (
     WorkerApp,
     die,
     make_app,
+    rest_collector,
     run,
     setup_logging,
     write_status,
@@ -158,6 +159,7 @@ def main(settings: Settings, slot: str) -> None:
     check_slot(settings, slot)
     setup_logging(settings)
     warm_up()
+    rest_collector()
     asyncio.set_event_loop(asyncio.new_event_loop())
     Path(settings.dir).mkdir(parents=True, exist_ok=True)
     run(build(settings, slot), settings)
