@@ -37,6 +37,8 @@ from sluice.wire.column_types import Bools, Ints
 
 # Far enough from 64 bits that no sum of a run leaves them.
 _ROOM = 2.0**62
+# Below this the columns' own cost is more than they save.
+_FEWEST = 12
 _COUNTED = (*TOKENS, *MEASURED)
 
 Event = dict[str, Any]
@@ -69,7 +71,8 @@ class Accounting:
         number may come again mended, under the same event_id.
         """
         usage, keys = run.usage, [record.key for record in run.records]
-        fine = surely_fine(usage, keys, run.time)
+        few = len(run.records) < _FEWEST
+        fine = np.zeros(usage.rows, np.bool_) if few else surely_fine(usage, keys, run.time)
         faults = self._faults(run, np.flatnonzero(~fine), fine)
         numbers = usage.number("source_seq")
         numbered = numbers.known & (numbers.value >= 1)

@@ -26,22 +26,30 @@ Decoded = tuple[str, dict[str, Any]]
 
 
 class Run(NamedTuple):
-    """Consecutive usage events: `time` is the partition's (µs) at each of them."""
+    """Consecutive usage events: `time` is the partition's (µs) at each of them.
+
+    `decoded` keeps by offset what was decoded one by one.
+    """
 
     records: Sequence[Record]
     usage: Usage
     time: Ints
+    decoded: dict[int, dict[str, Any]]
 
     def event(self, row: int) -> dict[str, Any]:
         """All fields of one event."""
-        return decode(self.records[row].value or b"")[1]
+        record = self.records[row]
+        found = self.decoded.get(record.offset)
+        if found is None:
+            found = self.decoded[record.offset] = decode(record.value or b"")[1]
+        return found
 
     def take(self, rows: Ints) -> Run:
         """Some of the events, in ascending order."""
         if len(rows) == len(self.records):
             return self
         records = [self.records[row] for row in rows.tolist()]
-        return Run(records, self.usage.take(rows), self.time[rows])
+        return Run(records, self.usage.take(rows), self.time[rows], self.decoded)
 
     @property
     def offsets(self) -> Ints:
@@ -106,7 +114,7 @@ class Incoming:
         usage = self._usage
         if last - first < usage.rows:
             usage = usage.take(np.arange(first, last))
-        return Run(records, usage, self.time[places])
+        return Run(records, usage, self.time[places], {})
 
 
 def _bounded(fields: dict[str, Any]) -> dict[str, Any]:

@@ -35,9 +35,11 @@ class Publishing:
         windows.close_due(time)
         tasks.end_silent(time)
         version, topics = self._version_base + position, self._outbox.topics
-        slots = windows.take_dirty()
-        self._rows(topics.windows, "WindowRow", row_columns(windows, slots, time, version))
-        self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
+        if windows.is_dirty():
+            columns = row_columns(windows, windows.take_dirty(), time, version)
+            self._rows(topics.windows, "WindowRow", columns)
+        if tasks.is_dirty():
+            self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
 
     def _rows(self, topic: str, name: str, columns: Mapping[str, Column | Coded]) -> None:
         tenants = columns["tenant_id"]
@@ -57,6 +59,8 @@ class Publishing:
             self._outbox.row(self._outbox.topics.sources, key.tenant_id, value)
         complete = watermark(state.header.time)
         hours, number = state.cohorts.take_dirty(), self._outbox.number
+        if not hours:
+            return
         columns = state.cohorts.columns(hours, number, complete, version)
         for hour, value in zip(hours, layout("CohortRow").write(columns, len(hours)), strict=True):
             self._outbox.partial(_partial_key(hour, number), value)

@@ -6,7 +6,7 @@ of the checkpoint changes with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from sluice.metering.columnar import window_state
@@ -75,9 +75,10 @@ def changed_windows(windows: WindowTable) -> Iterator[tuple[bytes, bytes | None]
     """Rows that changed since the last call by their identities; None removes a row."""
     slots, gone = windows.take_changed()
     # First: a row that is here again comes after the tombstone of the one before it.
-    for key in _WINDOW_KEY.write(window_state.key_columns(gone), len(gone)):
-        yield key, None
-    yield from stored_windows(window_state.state_columns(windows, slots), len(slots))
+    if gone:
+        yield from _removed(_WINDOW_KEY.write(window_state.key_columns(gone), len(gone)))
+    if len(slots):
+        yield from stored_windows(window_state.state_columns(windows, slots), len(slots))
 
 
 def stored_windows(
@@ -92,23 +93,27 @@ def stored_windows(
 def changed_tasks(tasks: TaskTable) -> Iterator[tuple[bytes, bytes | None]]:
     """Tasks that changed since the last call by their identities; None removes a task."""
     slots, gone = tasks.take_changed()
-    for key in _TASK_KEY.write(_task_columns(gone), len(gone)):
-        yield key, None
-    rows = tasks.state_rows(slots)
-    keys = _TASK_KEY.write({name: rows[name] for name in _TASK_FIELDS}, len(slots))
-    values = _TASK_STATE.write(rows, len(slots))
-    for key, value in zip(keys, values, strict=True):
-        yield key, value
+    if gone:
+        yield from _removed(_TASK_KEY.write(_task_columns(gone), len(gone)))
+    if len(slots):
+        rows = tasks.state_rows(slots)
+        keys = _TASK_KEY.write({name: rows[name] for name in _TASK_FIELDS}, len(slots))
+        yield from zip(keys, _TASK_STATE.write(rows, len(slots)), strict=True)
 
 
 def changed_cohorts(cohorts: CohortTable) -> Iterator[tuple[bytes, bytes | None]]:
     """Hours that changed since the last call by their identities; None removes an hour."""
     keys, gone = cohorts.take_changed()
-    for identity in _COHORT_KEY.write(key_columns(gone), len(gone)):
-        yield identity, None
-    identities = _COHORT_KEY.write(key_columns(keys), len(keys))
-    yield from zip(identities, _COHORT_STATE.write(cohorts.state_columns(keys), len(keys)),
-                   strict=True)  # fmt: skip
+    if gone:
+        yield from _removed(_COHORT_KEY.write(key_columns(gone), len(gone)))
+    if keys:
+        identities = _COHORT_KEY.write(key_columns(keys), len(keys))
+        values = _COHORT_STATE.write(cohorts.state_columns(keys), len(keys))
+        yield from zip(identities, values, strict=True)
+
+
+def _removed(identities: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+    return ((identity, None) for identity in identities)
 
 
 def _task_columns(keys: Sequence[TaskKey]) -> dict[str, Coded]:
