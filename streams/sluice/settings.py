@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     clickhouse_memory_bytes: int = Field(2 * 2**30, ge=2**28)
 
     meter_workers: int = Field(1, ge=1, le=256, description="meter processes, at most `partitions`")
-    chunk_records: int = Field(5000, ge=1, le=100_000, description="records handled at once")
+    chunk_records: int = Field(10_000, ge=1, le=100_000, description="records handled at once")
     checkpoint_ms: int = Field(1000, ge=10, le=60_000, description="checkpoint without decisions")
     decision_delay_ms: int = Field(2, ge=0, le=1000, description="coalescing of decisions")
     heartbeat_ms: int = Field(2000, ge=100, le=60_000)

@@ -27,7 +27,7 @@ from sluice.runtime.worker import rest_collector
 from sluice.wire.codec import encode
 from sluice.wire.topics import Topics
 
-CHUNK = 5000
+CHUNK = 10_000
 HOUR_US = 3_600_000_000
 # As fast as a meter that takes what it is given: broker time passes this slowly per event.
 BROKER_US = 10

@@ -20,7 +20,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 _FETCH_WAIT_MS = 10  # Faust hard-codes 1500, which stalls partitions that ran dry
-_PENDING_CHUNKS = 8  # delivered but not yet applied, over all partitions
+_PENDING_CHUNKS = 6  # delivered but not yet applied, over all partitions
 _DRAIN_S = 20.0
 # A gap that shows again after seeking back to its start is one that the broker confirms: offsets of
 # transaction markers or compacted records, not a chunk lost on the way.
@@ -50,7 +50,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     """Delivers `Chunk`s; commits the longest acknowledged prefix of them."""
 
-    chunk_records = 5000
+    chunk_records = 10_000
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledger: dict[TP, deque[int]] = defaultdict(deque)
