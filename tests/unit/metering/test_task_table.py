@@ -17,7 +17,7 @@ from sluice.metering.loops import number_of, score_ppm, symbol_of
 from sluice.metering.packaged import TASK_CALLS
 from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
 from sluice.money import INT64_MAX
-from sluice.wire.column_types import Items, Texts
+from sluice.wire.column_types import Columns, Items, Texts
 from sluice.wire.schema import schema
 
 KEY = TaskKey("acme", "t")
@@ -269,10 +269,11 @@ def test_a_row_that_is_no_state_is_refused_and_changes_nothing() -> None:
     value = stored_of(table, table.take_changed()[0])[KEY]
     with pytest.raises(WireError, match="row 1 cannot be read"):
         table.load(state_of([value, value[:-1]]))
-    columns = state_of([value] * 65)
-    children = columns.columns["children"]
+    read = state_of([value] * 65)
+    children = read.columns["children"]
     assert isinstance(children, Items)
-    columns.columns["children"] = children._replace(row=children.row * 0 + 64)
+    crowded = children._replace(row=children.row * 0 + 64)
+    columns = Columns({**read.columns, "children": crowded}, read.whole)
     with pytest.raises(WireError, match="more than 64"):
         table.load(columns)
     assert state(table)["events"] == 2
