@@ -46,6 +46,14 @@ _READ_AHEAD_KB = 16_384
 _restoring = threading.BoundedSemaphore(2)
 
 
+# The same batch, or the same principal, would be refused again and again.
+_REFUSED_FOR_EVER = frozenset({
+    KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+})  # fmt: skip
+
+
 class Fenced(SluiceError):
     """Another process owns the partition now; this one must end without writing anything."""
 
@@ -170,8 +178,7 @@ class PartitionLog:
         if error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED,
                             KafkaError.INVALID_PRODUCER_EPOCH):  # fmt: skip
             raise Fenced(f"{self._transactional_id}: {error.str()}")
-        if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
-            # The same batch would be refused for ever.
+        if error.code() in _REFUSED_FOR_EVER:
             raise SluiceError(f"partition {self._partition} cannot be committed: {error.str()}")
         log.warning("checkpoint of partition %d failed: %s; retrying", self._partition, error.str())
         self._producer = None
