@@ -5,27 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    field_serializer,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from sluice.enforcement.periods import PeriodKind
+from sluice.enforcement.policy_ladder import BudgetLadder, RiskLadder
+from sluice.enforcement.policy_words import Ident, Share, Strict
 from sluice.money import PUSD_PER_USD, pusd
 
 MAX_LIMIT_PUSD = 9_000_000 * PUSD_PER_USD
-
-Ident = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 def _money(value: Any) -> Any:
@@ -33,20 +31,10 @@ def _money(value: Any) -> Any:
     return value if isinstance(value, int) and not isinstance(value, bool) else pusd(str(value))
 
 
-def _share(value: Any) -> Any:
-    text = str(value).strip()
-    return Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text)
-
-
 Limit = Annotated[int, BeforeValidator(_money), Field(ge=0, le=MAX_LIMIT_PUSD)]
-Share = Annotated[Decimal, BeforeValidator(_share), Field(gt=0, le=1)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rule(_Strict):
+class Rule(Strict):
     """One rung of a ladder: at this share of the limit, this happens."""
 
     rule_id: Ident
@@ -61,12 +49,8 @@ class Rule(_Strict):
             raise ValueError("rate_per_minute goes with action rate_limit, and only with it")
         return self
 
-    @field_serializer("at")
-    def _plain(self, value: Decimal) -> str:
-        return format(value.normalize(), "f")
 
-
-class Budget(_Strict):
+class Budget(Strict):
     """A limit on what each tenant may spend in a calendar period, and what happens on the way."""
 
     budget_id: Ident
@@ -125,12 +109,14 @@ class Budget(_Strict):
         return self.limits.get(tenant_id, self.limit_pusd)
 
 
-class Policy(_Strict):
+class Policy(Strict):
     """A whole policy; `version` follows from its content, not from its formatting."""
 
     policy_id: Ident
     mode: Literal["enforce", "shadow"] = "enforce"
     budgets: Annotated[tuple[Budget, ...], Field(min_length=1)]
+    ladder: BudgetLadder | None = None
+    risk: RiskLadder | None = None
 
     @field_validator("budgets")
     @classmethod
@@ -139,6 +125,21 @@ class Policy(_Strict):
         if len(set(names)) < len(names):
             raise ValueError("budget_id must be unique within a policy")
         return value
+
+    @model_validator(mode="after")
+    def _known_budgets(self) -> Policy:
+        names = {budget.budget_id for budget in self.budgets}
+        for rule in self.ladder.rules if self.ladder else ():
+            if rule.budget_id is not None and rule.budget_id not in names:
+                raise ValueError(f"ladder rule {rule.rule_id}: no budget {rule.budget_id!r}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sections that are left out are not named, so that older policies keep their version."""
+        content: dict[str, Any] = handler(self)
+        empty = {name for name in ("ladder", "risk") if content[name] is None}
+        return {name: value for name, value in content.items() if name not in empty}
 
     @cached_property
     def version(self) -> str:

@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from sluice.enforcement.ladder import Rung
+from sluice.enforcement.ladder_sentences import consequence
 from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.enforcement.policy_ladder import PRIORITIES, RANK, Section, SignalRule
 from sluice.errors import ConfigError
 from sluice.money import format_usd
 
 Path = tuple[str | int, ...]
-_NAMES = {*Policy.model_fields, *Budget.model_fields, *Rule.model_fields, "limit"}
+_WHO = {
+    ("tenant_id",): "tenant",
+    ("task_id", "tenant_id"): "task",
+    ("pool", "tenant_id"): "tenant in a pool",
+    ("pool", "region"): "pool in a region",
+}
+_MODELS = (Policy, Budget, Rule, Section, SignalRule)
+_NAMES = {"limit", *(name for model in _MODELS for name in model.model_fields)}
 
 
 class Fault(NamedTuple):
@@ -70,7 +80,27 @@ def _follows(error: Any) -> bool:
 def explain(policy: Policy) -> list[str]:
     """What a policy does, one plain sentence per rule."""
     effect = "" if policy.mode == "enforce" else " (shadow: published, never obeyed)"
-    return [_sentence(budget, rule) + effect for budget in policy.budgets for rule in budget.rules]
+    limits = [_sentence(budget, rule) for budget in policy.budgets for rule in budget.rules]
+    sections = [section for section in (policy.ladder, policy.risk) if section is not None]
+    rungs = [_rung(section, rule) for section in sections for rule in section.rules]
+    return [sentence + effect for sentence in limits + rungs]
+
+
+def _rung(section: Section, rule: SignalRule) -> str:
+    """One rule of a ladder; ceilings are named where they take priorities out."""
+    meant = [
+        priority
+        for priority in PRIORITIES
+        if priority in rule.priorities
+        and RANK[rule.action] <= RANK[getattr(section.ceilings, priority)]
+    ]
+    budget = f" of budget {rule.budget_id}" if rule.budget_id else ""
+    then = consequence(Rung(rule.action, rule.said(), rule.priorities))
+    whose = "all" if len(meant) == len(PRIORITIES) else " and ".join(meant) or "no"
+    return (
+        f"where {rule.signal}{budget} of a {_WHO[rule.kind.scope]} stays at {rule.at:f} or above "
+        f"for {section.hold_s} s, {whose} requests are {then}"
+    )
 
 
 def _sentence(budget: Budget, rule: Rule) -> str:

@@ -26,7 +26,9 @@ def faults(text: str) -> list[str]:
 def test_every_example_is_valid_and_explained(path: Path) -> None:
     """The examples load, and each of their rules has a sentence."""
     policy = load_policy(path.read_text(), path.name)
-    assert len(explain(policy)) == sum(len(budget.rules) for budget in policy.budgets)
+    ladders = [section for section in (policy.ladder, policy.risk) if section is not None]
+    rules = [rule for held in (*policy.budgets, *ladders) for rule in held.rules]
+    assert len(explain(policy)) == len(rules)
 
 
 def test_money_is_exact_and_exceptions_apply() -> None:
