@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
+from sluice.admission.budget_rule import BudgetRules, read_rule
 from sluice.admission.decision import CONDITIONS, Decision, Effect, Version, read_decision
 from sluice.errors import WireError
 from sluice.wire.codec import decode
@@ -37,24 +38,29 @@ class Match(NamedTuple):
 class Applied:
     """A message that changed the state; `decision` is the new one, or the one that was lifted."""
 
-    kind: Literal["decision", "lease", "heartbeat", "lifted"]
+    kind: Literal["decision", "budget", "lease", "heartbeat", "lifted"]
     key: bytes
     decision: Decision | None = None
 
 
 class ControlState:
-    """Decisions, lease grants and heartbeats by control key, decisions also by scope.
+    """Decisions, budgets, lease grants and heartbeats by control key, decisions also by scope.
 
     `counts` tells what happened to messages: applied, stale, lifted, garbage, and the words of
-    decisions that were not understood. `carries_out`: see `read_decision`.
+    decisions that were not understood. `carries_out`: see `read_decision`. With a `holder`, grants
+    to others are passed over.
     """
 
-    def __init__(self, carries_out: Collection[str] = CONDITIONS) -> None:
+    def __init__(
+        self, carries_out: Collection[str] = CONDITIONS, holder: str | None = None
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.decisions: dict[bytes, Decision] = {}
+        self.budgets = BudgetRules()
         self.leases: dict[bytes, Mapping[str, Any]] = {}
         self.heard_at: dict[int, int] = {}
         self._carries_out = frozenset(carries_out)
+        self._holder = holder
         self._versions: dict[bytes, Version] = {}
         self._lifted: OrderedDict[bytes, Version] = OrderedDict()
         self._beats: dict[int, tuple[int, int, int]] = {}
@@ -81,6 +87,8 @@ class ControlState:
             return self._ignored("garbage")
         if name == "Decision":
             return self._decide(partition, key, record, now)
+        if name == "BudgetRule":
+            return self._rule(key, record)
         if name == "LeaseGrant":
             return self._grant(key, record)
         if name == "Heartbeat" and record["source_partition"] == partition:
@@ -123,6 +131,7 @@ class ControlState:
         if len(self._lifted) > MAX_LIFTED:
             self._lifted.popitem(last=False)
         self.leases.pop(key, None)
+        self.budgets.drop(key)
         decision = self.decisions.pop(key, None)
         if decision is not None:
             self._unindex(decision)
@@ -156,7 +165,15 @@ class ControlState:
         self._heard(partition, min(decision.issued_at, now))
         return Applied("decision", key, decision)
 
+    def _rule(self, key: bytes, record: Mapping[str, Any]) -> Applied | None:
+        if not self._newer(key, (record["epoch"], record["sequence"])):
+            return None
+        self.budgets.put(read_rule(key, record))
+        return Applied("budget", key)
+
     def _grant(self, key: bytes, record: Mapping[str, Any]) -> Applied | None:
+        if self._holder is not None and record["holder"] != self._holder:
+            return self._ignored("of_others")
         if not self._newer(key, (record["epoch"], record["sequence"])):
             return None
         self.leases[key] = record

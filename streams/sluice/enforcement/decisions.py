@@ -13,9 +13,10 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from sluice.enforcement.budgets import Ledger, LedgerKey, threshold_pusd
+from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at, threshold
 from sluice.enforcement.policy import Budget, Policy, Rule
-from sluice.money import format_usd
+from sluice.enforcement.units import shown_share
+from sluice.wire.scopes import scope_fields
 
 # How long the news that a limit no longer holds stays on the control topic.
 ALLOW_US = 600_000_000
@@ -36,7 +37,7 @@ class Content:
     """What a decision says, whatever led to it.
 
     `scope` and `params` are the fields that are not null; `identity` tells it from every other
-    decision of the same record and rule.
+    decision of the same record.
     """
 
     rule_id: str
@@ -46,6 +47,7 @@ class Content:
     reason_code: str
     reason: str
     evidence: Mapping[str, Any]
+    sequence: int
     expires_at: int
     on_expiry: str
     retry_after_ms: int | None
@@ -54,12 +56,12 @@ class Content:
 
 
 def control_key(policy: Policy, key: LedgerKey) -> bytes:
-    """Compaction key: the newest decision of a budget about a tenant replaces the one before."""
-    return rule_key(policy, key.budget_id, f"tenant_id={key.tenant_id}")
+    """Compaction key: the newest decision of a budget about a scope replaces the one before."""
+    return decision_key(policy, key.budget_id, key.scope)
 
 
-def rule_key(policy: Policy, rule_id: str, scope: str) -> bytes:
-    """Compaction key of the decisions of a rule about a scope (text, as BudgetRow.scope)."""
+def decision_key(policy: Policy, rule_id: str, scope: str) -> bytes:
+    """Compaction key of the decisions of a rule about a scope, as BudgetRow.scope."""
     return f"decision|{policy.policy_id}|{rule_id}|{policy.mode}|{scope}|".encode()
 
 
@@ -71,13 +73,15 @@ def decide(
     action = rule.action if rule else "allow"
     return record_of(policy, cause, Content(
         rule_id=budget.budget_id,
-        scope={"tenant_id": key.tenant_id},
+        scope={**budget.where, **scope_fields(key.scope)},
         action=action,
         params=_params(rule),
         reason_code=_reason_code(rule),
         reason=_reason(budget, key, ledger, rule),
         evidence=_evidence(ledger, rule, key, cause),
-        expires_at=ledger.period_end if rule else cause.time + ALLOW_US,
+        # Two decisions about a scope at one offset, such as an end of a raise and a charge.
+        sequence=max(cause.offset, ledger.sequence + 1),
+        expires_at=ends_at(ledger, budget) if rule else cause.time + ALLOW_US,
         on_expiry=budget.on_expiry if rule else "open",
         retry_after_ms=_retry_after_ms(rule, ledger, cause.time),
         supersedes=ledger.decision_id,
@@ -101,7 +105,7 @@ def record_of(policy: Policy, cause: Cause, content: Content) -> dict[str, Any]:
         "reason": content.reason,
         "evidence": dict(content.evidence),
         "epoch": cause.epoch,
-        "sequence": cause.offset,
+        "sequence": content.sequence,
         "issued_at": cause.time,
         "effective_at": cause.time,
         "expires_at": content.expires_at,
@@ -133,16 +137,32 @@ def _reason_code(rule: Rule | None) -> str:
 
 
 def _reason(budget: Budget, key: LedgerKey, ledger: Ledger, rule: Rule | None) -> str:
-    spent = f"{format_usd(ledger.settled_pusd)} of {format_usd(ledger.limit_pusd)} USD"
-    share = 100 * ledger.settled_pusd // ledger.limit_pusd if ledger.limit_pusd else 100
-    head = f"{key.tenant_id} has spent {spent} ({share} %) of budget {budget.budget_id}"
-    return f"{head} in the {budget.period} {key.period_id}; {_consequence(rule, ledger)}"
+    used = shown_share(ledger.settled, ledger.limit, ledger.unit)
+    share = 100 * ledger.settled // ledger.limit if ledger.limit else 100
+    verb = "spent" if ledger.unit == "pusd" else "used"
+    head = f"{_subject(budget, key)} has {verb} {used} ({share} %) of budget {budget.budget_id}"
+    return f"{head} {_within(budget, key)}; {_consequence(budget, rule, ledger)}"
 
 
-def _consequence(rule: Rule | None, ledger: Ledger) -> str:
+def _subject(budget: Budget, key: LedgerKey) -> str:
+    fields = {**budget.where, **scope_fields(key.scope)}
+    if fields.keys() == {"tenant_id"}:
+        return fields["tenant_id"]
+    return ", ".join(f"{name} {value}" for name, value in sorted(fields.items()))
+
+
+def _within(budget: Budget, key: LedgerKey) -> str:
+    if budget.period == "rolling":
+        return f"within {budget.rolling}"
+    return "in the task" if budget.period == "task" else f"in the {budget.period} {key.period_id}"
+
+
+def _consequence(budget: Budget, rule: Rule | None, ledger: Ledger) -> str:
     if rule is None:
         return "requests are admitted again"
-    until = f"until {utc(ledger.period_end)}"
+    until = f"until {utc(ends_at(ledger, budget))}"
+    if budget.rolling_us is not None:
+        until += " at the latest"
     if rule.action == "rate_limit":
         return f"each admission point admits {rule.rate_per_minute} requests a minute {until}"
     return f"requests are refused {until}"
@@ -151,9 +171,9 @@ def _consequence(rule: Rule | None, ledger: Ledger) -> str:
 def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -> dict[str, Any]:
     return {
         "window": key.period_id,
-        "observed": ledger.settled_pusd,
-        "limit": threshold_pusd(ledger, rule) if rule else ledger.limit_pusd,
-        "unit": "pusd",
+        "observed": ledger.settled,
+        "limit": threshold(ledger, rule) if rule else ledger.limit,
+        "unit": ledger.unit,
         "offsets": offsets_of(cause),
     }
 

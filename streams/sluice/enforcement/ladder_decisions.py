@@ -12,9 +12,9 @@ from sluice.enforcement.decisions import (
     ALLOW_US,
     Cause,
     Content,
+    decision_key,
     offsets_of,
     record_of,
-    rule_key,
     utc,
 )
 from sluice.enforcement.ladder import OK, Asked, Rung, Standing, Steps, rung_for
@@ -86,7 +86,7 @@ def withdrawn(
 
 
 def _key(policy: Policy, section: Section, scope: Scope, priority: str) -> bytes:
-    return rule_key(policy, section.name, scope_text((*scope, ("priority", priority))))
+    return decision_key(policy, section.name, scope_text((*scope, ("priority", priority))))
 
 
 def _content(
@@ -108,6 +108,7 @@ def _content(
         reason=f"{who}: {what}; {priority} requests are {consequence(rung)}"
         + ("" if ok else f" {until}"),
         evidence=_evidence(signal, cause),
+        sequence=cause.offset,
         expires_at=cause.time + lasts_us,
         on_expiry="open" if ok else section.on_expiry,
         retry_after_ms=_retry_after_ms(rung, section),

@@ -1,16 +1,13 @@
-"""Policies: budgets, the rules of their ladders, and the version that names one exact content."""
+"""Policies: their budgets, how these draw on each other, and the version that names one content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
-    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -18,95 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from sluice.enforcement.periods import PeriodKind
+from sluice.enforcement.policy_budget import Budget, Ident, Raise, Rule, Strict
 from sluice.enforcement.policy_ladder import BudgetLadder, RiskLadder
-from sluice.enforcement.policy_words import Ident, Share, Strict
-from sluice.money import PUSD_PER_USD, pusd
 
-MAX_LIMIT_PUSD = 9_000_000 * PUSD_PER_USD
-
-
-def _money(value: Any) -> Any:
-    """Pico-dollars of a YAML amount; an integer in canonical JSON is pico-dollars already."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else pusd(str(value))
-
-
-Limit = Annotated[int, BeforeValidator(_money), Field(ge=0, le=MAX_LIMIT_PUSD)]
-
-
-class Rule(Strict):
-    """One rung of a ladder: at this share of the limit, this happens."""
-
-    rule_id: Ident
-    at: Share
-    action: Literal["rate_limit", "block"]
-    rate_per_minute: Annotated[int, Field(gt=0)] | None = None
-    burst: Annotated[int, Field(gt=0)] = 1
-
-    @model_validator(mode="after")
-    def _rate_where_needed(self) -> Rule:
-        if (self.action == "rate_limit") != (self.rate_per_minute is not None):
-            raise ValueError("rate_per_minute goes with action rate_limit, and only with it")
-        return self
-
-
-class Budget(Strict):
-    """A limit on what each tenant may spend in a calendar period, and what happens on the way."""
-
-    budget_id: Ident
-    scope: tuple[str, ...]
-    unit: str = "usd"
-    limit_pusd: Limit
-    limits: Mapping[str, Limit] = Field(default_factory=dict)
-    period: PeriodKind
-    time_zone: str = "UTC"
-    hard: bool = False
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
-    on_expiry: Literal["open", "closed", "keep"] = "open"
-
-    @field_validator("scope")
-    @classmethod
-    def _known_scope(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value != ("tenant_id",):
-            raise ValueError("the scope of a budget is [tenant_id] in this release")
-        return value
-
-    @field_validator("unit")
-    @classmethod
-    def _known_unit(cls, value: str) -> str:
-        if value != "usd":
-            raise ValueError("the unit of a budget is usd in this release")
-        return value
-
-    @field_validator("hard")
-    @classmethod
-    def _soft_only(cls, value: bool) -> bool:  # noqa: FBT001 (pydantic calls it)
-        if value:
-            raise ValueError("hard budgets are not enforced in this release; leave hard out")
-        return value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{value!r} is no IANA time zone") from error
-        return value
-
-    @field_validator("rules")
-    @classmethod
-    def _a_ladder(cls, value: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [rule.rule_id for rule in value]
-        if len(set(names)) < len(names):
-            raise ValueError("rule_id must be unique within a budget")
-        if len({rule.at for rule in value}) < len(value):
-            raise ValueError("two rules take effect at the same share")
-        return tuple(sorted(value, key=lambda rule: rule.at))
-
-    def limit_for(self, tenant_id: str) -> int:
-        """Limit of a tenant in pico-USD."""
-        return self.limits.get(tenant_id, self.limit_pusd)
+__all__ = ["Budget", "Policy", "Raise", "Rule"]
 
 
 class Policy(Strict):
@@ -124,14 +36,23 @@ class Policy(Strict):
         names = [budget.budget_id for budget in value]
         if len(set(names)) < len(names):
             raise ValueError("budget_id must be unique within a policy")
+        for budget in value:
+            _check_parent(budget, {b.budget_id: b for b in value})
         return value
 
     @model_validator(mode="after")
-    def _known_budgets(self) -> Policy:
-        names = {budget.budget_id for budget in self.budgets}
+    def _budgets_of_tenants(self) -> Policy:
         for rule in self.ladder.rules if self.ladder else ():
-            if rule.budget_id is not None and rule.budget_id not in names:
+            if rule.budget_id is None:
+                continue
+            budget = self.by_id.get(rule.budget_id)
+            if budget is None:
                 raise ValueError(f"ladder rule {rule.rule_id}: no budget {rule.budget_id!r}")
+            if budget.scope != ("tenant_id",) or budget.where or budget.period == "task":
+                raise ValueError(
+                    f"ladder rule {rule.rule_id}: budget {rule.budget_id} is not one of all that "
+                    "a tenant spends in a period"
+                )
         return self
 
     @model_serializer(mode="wrap")
@@ -140,6 +61,16 @@ class Policy(Strict):
         content: dict[str, Any] = handler(self)
         empty = {name for name in ("ladder", "risk") if content[name] is None}
         return {name: value for name, value in content.items() if name not in empty}
+
+    @cached_property
+    def by_id(self) -> dict[str, Budget]:
+        """Budgets by budget_id."""
+        return {budget.budget_id: budget for budget in self.budgets}
+
+    @cached_property
+    def ancestors(self) -> dict[str, tuple[Budget, ...]]:
+        """What each budget draws on, the nearest first, by budget_id."""
+        return {budget.budget_id: _chain(budget, self.by_id) for budget in self.budgets}
 
     @cached_property
     def version(self) -> str:
@@ -154,3 +85,48 @@ class Policy(Strict):
     def from_json(cls, text: str) -> Policy:
         """A policy from its canonical JSON; pydantic.ValidationError where it is none."""
         return cls.model_validate_json(text)
+
+
+def _chain(budget: Budget, by_id: dict[str, Budget]) -> tuple[Budget, ...]:
+    found: list[Budget] = []
+    while budget.parent is not None:
+        budget = by_id[budget.parent]
+        found.append(budget)
+    return tuple(found)
+
+
+def _check_parent(budget: Budget, by_id: dict[str, Budget]) -> None:
+    """Raise ValueError where a budget cannot draw on its parent's remainder."""
+    if budget.parent is None:
+        return
+    head, parent = f"budget {budget.budget_id} draws on {budget.parent}", by_id.get(budget.parent)
+    if parent is None:
+        raise ValueError(f"{head}, which is no budget of this policy")
+    passed = [budget.budget_id]
+    while parent is not None and parent.parent is not None:
+        passed.append(parent.budget_id)
+        if parent.parent in passed:
+            raise ValueError(f"{head}, which draws on itself: {' > '.join(passed)}")
+        parent = by_id.get(parent.parent)
+    sentence = _misfit(budget, by_id[budget.parent])
+    if sentence:
+        raise ValueError(f"{head}, {sentence}")
+
+
+def _misfit(budget: Budget, parent: Budget) -> str | None:
+    if budget.unit != parent.unit:
+        return f"which is in {parent.unit}, not in {budget.unit}"
+    if _calendar(budget) != _calendar(parent):
+        return f"whose period is {_calendar(parent)}, not {_calendar(budget)}"
+    if not set(parent.scope) <= set(budget.scope):
+        return f"whose scope {list(parent.scope)} is not part of {list(budget.scope)}"
+    if not parent.where.items() <= budget.where.items():
+        return f"which does not count all of its usage: it wants {dict(parent.where)}"
+    if budget.hard and not parent.hard:
+        return "which is soft; a hard budget draws on a hard one"
+    return None
+
+
+def _calendar(budget: Budget) -> str:
+    length = f" {budget.rolling}" if budget.rolling else ""
+    return f"{budget.period}{length} {budget.time_zone}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ from pydantic import ValidationError
 
 from sluice.enforcement.ladder import Rung
 from sluice.enforcement.ladder_sentences import consequence
-from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.enforcement.policy import Budget, Policy, Raise, Rule
 from sluice.enforcement.policy_ladder import PRIORITIES, RANK, Section, SignalRule
+from sluice.enforcement.units import shown_amount
 from sluice.errors import ConfigError
-from sluice.money import format_usd
 
 Path = tuple[str | int, ...]
 _WHO = {
@@ -22,8 +23,10 @@ _WHO = {
     ("pool", "tenant_id"): "tenant in a pool",
     ("pool", "region"): "pool in a region",
 }
-_MODELS = (Policy, Budget, Rule, Section, SignalRule)
-_NAMES = {"limit", *(name for model in _MODELS for name in model.model_fields)}
+_MODELS = (Policy, Budget, Rule, Raise, Section, SignalRule)
+_NAMES = {name for model in _MODELS for name in model.model_fields}
+# Their values are read as they are written: an amount must not become a binary fraction.
+_TEXTS = frozenset({"limit", "limits", "add", "where", "rolling"})
 
 
 class Fault(NamedTuple):
@@ -78,12 +81,12 @@ def _follows(error: Any) -> bool:
 
 
 def explain(policy: Policy) -> list[str]:
-    """What a policy does, one plain sentence per rule."""
+    """What a policy does, one plain sentence per hard budget and per rule."""
     effect = "" if policy.mode == "enforce" else " (shadow: published, never obeyed)"
-    limits = [_sentence(budget, rule) for budget in policy.budgets for rule in budget.rules]
+    limits = [line for budget in policy.budgets for line in _sentences(budget)]
     sections = [section for section in (policy.ladder, policy.risk) if section is not None]
     rungs = [_rung(section, rule) for section in sections for rule in section.rules]
-    return [sentence + effect for sentence in limits + rungs]
+    return [line + effect for line in limits + rungs]
 
 
 def _rung(section: Section, rule: SignalRule) -> str:
@@ -103,12 +106,38 @@ def _rung(section: Section, rule: SignalRule) -> str:
     )
 
 
-def _sentence(budget: Budget, rule: Rule) -> str:
-    amount = format_usd(budget.limit_pusd)
-    who = f"a tenant that has spent {rule.at:.0%} of {amount} USD in a {budget.period}"
+def _sentences(budget: Budget) -> Iterator[str]:
+    amount = shown_amount(budget.limit, budget.ledger_unit)
+    within = _within(budget)
+    if budget.hard:
+        draws = f" and out of budget {budget.parent}" if budget.parent else ""
+        yield f"{_who(budget)} never gets more than {amount} {within}{draws}"
+    used = "spent" if budget.unit == "usd" else "used"
+    for rule in budget.rules:
+        yield (f"{_who(budget)} that has {used} {rule.at:.0%} of {amount} {within} "
+               f"{_what(rule, budget)}")  # fmt: skip
+
+
+def _who(budget: Budget) -> str:
+    fields = [field for field in budget.scope if field != "tenant_id"]
+    shown = " of a tenant" if "tenant_id" in budget.scope else ""
+    who = f"each {' and '.join(fields)}{shown}" if fields else "a tenant"
+    matches = ", ".join(f"{name} {value}" for name, value in sorted(budget.where.items()))
+    return f"{who} (only {matches})" if matches else who
+
+
+def _within(budget: Budget) -> str:
+    if budget.period == "rolling":
+        return f"within {budget.rolling}"
+    return f"in a {budget.period}"
+
+
+def _what(rule: Rule, budget: Budget) -> str:
     if rule.action == "rate_limit":
-        return f"{who} is admitted {rule.rate_per_minute} requests a minute per admission point"
-    return f"{who} is refused until the {budget.period} ends ({budget.time_zone})"
+        return f"is admitted {rule.rate_per_minute} requests a minute per admission point"
+    if budget.period == "rolling":
+        return "is refused until enough of it is longer ago"
+    return f"is refused until the {budget.period} ends ({budget.time_zone})"
 
 
 class _Reader:
@@ -133,11 +162,11 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         value: dict[str, Any] = {}
         for key_node, item in node.value:
-            key = "limit_pusd" if key_node.value == "limit" else str(key_node.value)
+            key = str(key_node.value)
             if key in value:
                 self._add(key_node.start_mark, (*path, key), "stands here twice")
             value[key] = self.plain(item, (*path, key))
-            if key in ("limit_pusd", "limits"):
+            if key in _TEXTS:
                 value[key] = _as_text(value[key])
             self._marks[*path, key, "<key>"] = key_node.start_mark
         return value
@@ -175,6 +204,5 @@ def _as_text(value: Any) -> Any:
 def _shown(path: Path) -> str:
     shown = ""
     for part in path:
-        name = "limit" if part == "limit_pusd" else part
-        shown += f"[{name}]" if isinstance(name, int) else f".{name}" if shown else str(name)
+        shown += f"[{part}]" if isinstance(part, int) else f".{part}" if shown else str(part)
     return shown

@@ -7,12 +7,12 @@ strictly than a lower one.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
-from sluice.enforcement.policy_words import Ident, Multiple, Share, Strict
+from sluice.enforcement.policy_budget import Ident, Strict
 from sluice.enforcement.signals.burn import Pair, Span
 from sluice.enforcement.signals.signal import PPM
 
@@ -92,6 +92,29 @@ _MAY: dict[str, frozenset[str]] = {
     "isolate": frozenset({"max_tokens", "tool_denylist", "verify"}),
     "block": frozenset({"cooldown_ms", "boundary"}),
 }
+
+
+def _ratio(value: Any) -> Any:
+    text = str(value).strip()
+    try:
+        return Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r} is neither a number nor a percentage") from error
+
+
+def _plain(value: Decimal) -> str:
+    return format(value.normalize(), "f")
+
+
+_AsText = PlainSerializer(_plain, when_used="json")
+# How often, or how many: 14.4 times, 30 %, 50 calls; six decimals, as parts per million have.
+_Multiple = Annotated[
+    Decimal,
+    BeforeValidator(_ratio),
+    Field(gt=0, le=1_000_000, decimal_places=6),
+    _AsText,
+]
+_Share = Annotated[Decimal, BeforeValidator(_ratio), Field(gt=0, le=1), _AsText]
 _PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -126,15 +149,15 @@ class SignalRule(Params):
 
     rule_id: Ident
     signal: Ident
-    at: Multiple
+    at: _Multiple
     action: Action
     priorities: tuple[Priority, ...] = PRIORITIES
     budget_id: Ident | None = None
     windows: Windows | None = None
     min_events: _PositiveInt | None = None
-    target: Share | None = None
+    target: _Share | None = None
     others_wait_ms: _PositiveInt | None = None
-    over_usual: Multiple | None = None
+    over_usual: _Multiple | None = None
 
     @field_validator("signal")
     @classmethod
@@ -221,7 +244,7 @@ class Section(Strict):
     hold_s: Annotated[int, Field(ge=0, le=3600)] = 15
     keep_s: Annotated[int, Field(ge=0, le=86_400)] = 300
     dwell_s: Annotated[int, Field(ge=0, le=86_400)] = 60
-    exit: Share = Decimal("0.8")
+    exit: _Share = Decimal("0.8")
     expires_after_s: Annotated[int, Field(ge=60, le=86_400)] = 600
     on_expiry: Literal["open", "closed", "keep"] = "open"
     ceilings: Ceilings = Field(default_factory=Ceilings)

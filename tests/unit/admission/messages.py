@@ -61,6 +61,21 @@ def heartbeat(partition: int = 0, **over: Any) -> bytes:
     return encode("Heartbeat", record | over)
 
 
+def rule_key(budget: str = "b", partition: int = 0) -> bytes:
+    """A control key of a budget."""
+    return f"budget|p|{budget}|{partition}".encode()
+
+
+def budget_rule(**over: Any) -> bytes:
+    """A framed BudgetRule: a hard daily limit of 1000 pico-USD on every tenant."""
+    record = {
+        "policy_id": "p", "policy_version": "v1", "budget_id": "b", "mode": "enforce",
+        "scope": ["tenant_id"], "unit": "pusd", "limit": 1000, "period": "day", "hard": True,
+        "lease_wait_ms": 0, "source_partition": 0, "epoch": 1, "sequence": 1, "issued_at": NOW,
+    }  # fmt: skip
+    return encode("BudgetRule", record | over)
+
+
 def lease(**over: Any) -> bytes:
     """A framed LeaseGrant."""
     record = {
