@@ -68,13 +68,25 @@ class Standing(msgspec.Struct, array_like=True):
         return not self.level and not self.risen
 
 
+class Reason(NamedTuple):
+    """A rule and what its signal was when it asked for the rule's rung."""
+
+    level: int
+    rule_id: str
+    signal: Signal
+
+
 class Asked(NamedTuple):
-    """What the signals ask for: a rung to reach, a rung to stay on, and which signal says so."""
+    """What the signals ask for: a rung to reach, a rung to stay on, and why, mildest first."""
 
     up: int
     stay: int
-    rule_id: str = ""
-    signal: Signal | None = None
+    reasons: tuple[Reason, ...] = ()
+
+    def why(self, level: int) -> Reason | None:
+        """The strongest reason for a rung: of those up to it, else of those beyond; None = none."""
+        below = [reason for reason in self.reasons if reason.level <= level]
+        return below[-1] if below else next(iter(self.reasons), None)
 
 
 def steps_of(section: Section, scope: tuple[str, ...]) -> Steps:
@@ -111,17 +123,10 @@ def rung_for(steps: Steps, ceilings: Ceilings, level: int, priority: Priority) -
 def asked(steps: Steps, section: Section, signals: Iterable[tuple[str, Signal | None]]) -> Asked:
     """What signals, by the rule that they belong to, ask of a ladder."""
     share = section.exit.as_integer_ratio()
-    up, stay = 0, 0
-    first: tuple[str, Signal | None] = ("", None)
-    for rule_id, signal in signals:
-        rung = steps.of[rule_id]
-        if signal is None:
-            continue
-        if signal.reached and rung > up:
-            up, first = rung, (rule_id, signal)
-        if rung > stay and (signal.reached or signal.holds(*share)):
-            stay = rung
-    return Asked(up, stay, *first)
+    known = [(steps.of[rule_id], rule_id, s) for rule_id, s in signals if s is not None]
+    reasons = sorted((Reason(*each) for each in known if each[2].reached), key=lambda r: r.level)
+    stay = max((level for level, _, s in known if s.reached or s.holds(*share)), default=0)
+    return Asked(reasons[-1].level if reasons else 0, stay, tuple(reasons))
 
 
 def step(standing: Standing, wanted: Asked, pace: Pace, time: int) -> bool:
@@ -132,7 +137,8 @@ def step(standing: Standing, wanted: Asked, pace: Pace, time: int) -> bool:
     high = sum(time - since >= pace.hold_us for since in standing.risen)
     if high > standing.level:
         standing.level, standing.supported = high, [time] * high
-        standing.rule_id = wanted.rule_id
+        reason = wanted.why(high)
+        standing.rule_id = reason.rule_id if reason else ""
         return True
     return stay < standing.level and _ease(standing, pace, time)
 

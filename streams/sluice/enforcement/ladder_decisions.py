@@ -31,16 +31,19 @@ _EMPTY = {"window": "", "observed": 0, "limit": 0, "unit": "ppm"}
 
 
 class Moved(NamedTuple):
-    """A scope whose rung changed, or whose decisions are due again (`before` = its level).
+    """A scope whose rung changed, or whose decisions are due again (`before` equals `after`).
 
-    `scope` has its fields in order; `wanted` says what the signals asked for at that time.
+    `scope` has its fields in order; `wanted` says what the signals asked for at that time, and
+    `rule_id` which rule led to where the scope stands.
     """
 
     section: Section
     steps: Steps
     scope: Scope
     before: int
+    after: int
     wanted: Asked
+    rule_id: str
 
 
 class Published(NamedTuple):
@@ -55,12 +58,12 @@ def decisions(
 ) -> Iterator[Published]:
     """The decisions of every priority for which something changed, or is to be said again.
 
-    `standing` learns their ids and when they have to be renewed.
+    `standing` learns their ids.
     """
     section, steps = moved.section, moved.steps
     for priority in PRIORITIES:
         before = rung_for(steps, section.ceilings, moved.before, priority)
-        after = rung_for(steps, section.ceilings, standing.level, priority)
+        after = rung_for(steps, section.ceilings, moved.after, priority)
         renewed = before == after
         if renewed and after == OK:
             continue
@@ -74,7 +77,6 @@ def decisions(
         else:
             standing.decisions[priority] = record["decision_id"]
         yield Published(_key(policy, section, moved.scope, priority), record)
-    standing.renew_at = cause.time + section.expires_after_s * _SECOND_US // 2
 
 
 def withdrawn(
@@ -92,11 +94,13 @@ def _key(policy: Policy, section: Section, scope: Scope, priority: str) -> bytes
 def _content(
     policy: Policy, moved: Moved, priority: Priority, rung: Rung, standing: Standing, cause: Cause
 ) -> Content:
-    section, signal = moved.section, moved.wanted.signal
+    section, reason = moved.section, moved.wanted.why(moved.after)
+    signal = reason.signal if reason else None
     ok = rung == OK
     lasts_us = ALLOW_US if ok else section.expires_after_s * _SECOND_US
-    eased = standing.level < moved.before
-    what = _eased(standing) if eased or signal is None else sentence(signal)
+    eased = moved.after < moved.before
+    saw_less = f"what rule {moved.rule_id} saw has eased"
+    what = saw_less if eased or signal is None else sentence(signal)
     who = ", ".join(f"{name} {value}" for name, value in moved.scope)
     until = f"until {utc(cause.time + lasts_us)} or later"
     return Content(
@@ -115,10 +119,6 @@ def _content(
         supersedes=standing.decisions.get(priority),
         identity=(policy.policy_id, section.name, scope_text(moved.scope), priority),
     )
-
-
-def _eased(standing: Standing) -> str:
-    return f"what rule {standing.rule_id} saw has eased"
 
 
 def _code(signal: Signal | None, *, eased: bool) -> str:

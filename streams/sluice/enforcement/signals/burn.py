@@ -13,8 +13,6 @@ from typing import NamedTuple
 from sluice.enforcement.signals.signal import PPM, Signal, ratio_ppm
 from sluice.money import INT64_MAX
 
-_LEAST_US = 60_000_000  # a rate seen for less time is taken as if it had been a minute
-
 
 class Span(NamedTuple):
     """A look-back window by its name, and how long it is."""
@@ -98,11 +96,12 @@ def slo_burn(
 def forecast(spent: tuple[int, int], pair: Pair, term: Term, seen_us: int, time: int) -> Forecast:
     """What a budget comes to if spending goes on like in the faster one of two windows.
 
-    `seen_us`: for how long anything was seen; a window is not divided by more than that.
+    `seen_us`: for how long anything was seen; a window is not divided by more than that, but by
+    the length of the short one at least.
     """
     headroom, left_us = term.limit - term.committed, max(0, term.period_end - time)
     rates = [
-        (amount, max(_LEAST_US, min(span.width_us, seen_us)))
+        (amount, max(pair.short.width_us, min(span.width_us, seen_us)))
         for amount, span in zip(spent, pair, strict=True)
     ]
     amount, over_us = max(rates, key=lambda rate: rate[0] * PPM // rate[1])

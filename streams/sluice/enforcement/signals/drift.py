@@ -12,7 +12,7 @@ import numpy as np
 
 from sluice.compiled import compiled
 from sluice.enforcement.signals.signal import PPM, Signal
-from sluice.wire.column_types import Ints
+from sluice.wire.column_types import Bools, Ints
 
 LEARNED = 200
 # Of one scope: values learned or seen since the alarm, sum, squares (later: deviation x count),
@@ -33,6 +33,11 @@ def drift(state: Ints, at_ppm: int = DEFAULT_AT) -> Signal | None:
         return None
     evidence = (("values", int(state[_SEEN])),)
     return Signal("drift", int(state[_SCORE]) * 1000, at_ppm, "ppm", "", evidence)
+
+
+def reached(states: Ints, at_ppm: int) -> Bools:
+    """Which of many scopes have a score of `at_ppm` or more."""
+    return np.asarray((states[:, _SEEN] >= LEARNED) & (states[:, _SCORE] * 1000 >= at_ppm))
 
 
 def blank(scopes: int) -> Ints:
