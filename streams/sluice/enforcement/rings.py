@@ -14,7 +14,7 @@ import numpy as np
 
 from sluice.compiled import compiled
 from sluice.enforcement.signals.burn import Span
-from sluice.wire.column_types import Ints
+from sluice.wire.column_types import Coded, Ints
 
 BUCKETS = 12
 # Twelve buckets stay within 64 bits; a larger one stands still: it is a signal, no bill.
@@ -65,6 +65,14 @@ class Rings:
             self.scopes[found] = scope
             self.first_at[found] = self.seen_at[found] = time
         return found
+
+    def rows_of(self, scopes: Coded, time: Ints) -> Ints:
+        """The row of each amount's scope, scopes being of one part."""
+        rows = np.zeros(len(scopes.values), dtype=np.int64)
+        firsts = _firsts(scopes.codes, len(scopes.values))
+        for code in np.flatnonzero(firsts >= 0).tolist():
+            rows[code] = self.row((str(scopes.values[code]),), int(time[firsts[code]]))
+        return rows[scopes.codes]
 
     def add(self, rows: Ints, times: Ints, amounts: Ints) -> None:
         """Add amounts [event, measure] to the scopes of `rows` at `times` (µs)."""
@@ -165,6 +173,16 @@ def _add(
                 amount = min(max(amounts[i, m], -MOST), MOST)
                 total = sums[row, w, m, slot % BUCKETS] + amount
                 sums[row, w, m, slot % BUCKETS] = min(max(total, -MOST), MOST)
+
+
+@compiled
+def _firsts(codes: Ints, distinct: int) -> Ints:
+    """Where each code stands first, -1 where it does not."""
+    found = np.full(distinct, -1, dtype=np.int64)
+    for i in range(len(codes)):
+        if found[codes[i]] < 0:
+            found[codes[i]] = i
+    return found
 
 
 @compiled

@@ -92,7 +92,8 @@ def _cut(column: Any, cut: slice) -> Any:
     return column.take(cut) if isinstance(column, Numbers) else column[cut]
 
 
-def _coded(values: list[str | None]) -> Coded:
+def coded(values: Sequence[str | None]) -> Coded:
+    """Texts by their distinct values."""
     distinct = list(dict.fromkeys(values))
     place = {value: code for code, value in enumerate(distinct)}
     return Coded(_ints([place[value] for value in values]), distinct)
@@ -112,7 +113,7 @@ def _bools(values: list[bool]) -> Bools:
 
 
 _COLUMNS: Mapping[str, Any] = {
-    "time": _ints, "tenant": _coded, "pool": _coded, "region": _coded, "cost_pusd": _numbers,
+    "time": _ints, "tenant": coded, "pool": coded, "region": coded, "cost_pusd": _numbers,
     "tokens": _ints, "load": _ints, "queue_us": _numbers, "slow_us": _numbers, "tool": _bools,
     "retry": _bools, "judged": _bools, "bad": _bools,
 }  # fmt: skip

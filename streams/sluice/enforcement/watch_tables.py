@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from sluice.compiled import compiled
 from sluice.enforcement.policy_ladder import SPANS
 from sluice.enforcement.rings import Rings, Scope, StoredRow
 from sluice.enforcement.signals import drift, jitter
@@ -69,7 +68,7 @@ class Tables:
         """Add events that lie in one window of `jitter`."""
         if not len(run.time):
             return
-        rows = _rows(self.tenants, run.tenant, run.time)
+        rows = self.tenants.rows_of(run.tenant, run.time)
         self.tenants.add(rows, run.time, _spend(run))
         if "drift" in self.wanted:
             self._add_levels(rows, run)
@@ -226,22 +225,3 @@ def _spend(run: Run) -> Ints:
 def _has(column: Coded) -> Bools:
     known = np.array([value is not None for value in column.values], dtype=np.bool_)
     return known[column.codes] if len(known) else np.zeros(len(column.codes), dtype=np.bool_)
-
-
-def _rows(rings: Rings, scopes: Coded, time: Ints) -> Ints:
-    """The row of each event's scope."""
-    rows = np.zeros(len(scopes.values), dtype=np.int64)
-    firsts = _firsts(scopes.codes, len(scopes.values))
-    for code in np.flatnonzero(firsts >= 0).tolist():
-        rows[code] = rings.row((str(scopes.values[code]),), int(time[firsts[code]]))
-    return rows[scopes.codes]
-
-
-@compiled
-def _firsts(codes: Ints, distinct: int) -> Ints:
-    """Where each code stands first, -1 where it does not."""
-    found = np.full(distinct, -1, dtype=np.int64)
-    for i in range(len(codes)):
-        if found[codes[i]] < 0:
-            found[codes[i]] = i
-    return found
