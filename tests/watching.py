@@ -49,6 +49,9 @@ risk:
        priorities: [batch]}
 """
 
+# The same with a rate that moves by what is left of the budget.
+MOVING = LADDERS.replace("rate_per_minute: 60", "rate_per_minute: 60, floor_per_minute: 25")
+
 
 def watching(text: str = POLICY + LADDERS) -> Policy:
     """A policy with ladders."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.watching import SECOND_US, START, Books, published, request, watchers
+from tests.builders import POLICY
+from tests.watching import MOVING, SECOND_US, START, Books, published, request, watchers, watching
 
 from sluice.enforcement.ladder_decisions import Published
 from sluice.enforcement.watch import Watchers
 from sluice.enforcement.watch_run import run_of, watched
+from sluice.enforcement.watch_signals import Filter
 from sluice.money import pusd
+from sluice.wire.column_types import Bools, Ints
 
+POLICY_IN_FORCE = watching(POLICY + MOVING)
 LIMIT = pusd("10")
 bursts = st.lists(
     st.tuples(
@@ -62,7 +68,7 @@ def stored(held: Watchers, rows: dict[bytes, bytes]) -> None:
 
 def one_by_one(events: Events) -> tuple[list[Published], dict[bytes, bytes]]:
     """Every event for itself."""
-    held, rows, messages = watchers(books()), {}, []
+    held, rows, messages = watchers(books(), POLICY_IN_FORCE), {}, []
     for offset, (event, cost_pusd, time) in enumerate(events):
         messages += published(held.at(time), time, offset)
         held.observe(event, cost_pusd, time)
@@ -74,7 +80,7 @@ def in_runs(
     events: Events, cuts: list[int], *, restart: bool
 ) -> tuple[list[Published], dict[bytes, bytes]]:
     """Runs of columns that begin at these events; the state may be stored and read at each cut."""
-    held, rows, messages = watchers(books()), {}, []
+    held, rows, messages = watchers(books(), POLICY_IN_FORCE), {}, []
     borders = sorted({0, *(cut for cut in cuts if cut < len(events)), len(events)})
     for begin, end in pairwise(borders):
         seen = [(place, watched(*each)) for place, each in enumerate(events[begin:end], begin)]
@@ -84,7 +90,7 @@ def in_runs(
             messages += published([change], events[offset][2], offset)
         if restart:
             stored(held, rows)
-            held = watchers(books())
+            held = watchers(books(), POLICY_IN_FORCE)
             for key, value in rows.items():
                 held.load(key, value)
     stored(held, rows)
@@ -102,6 +108,23 @@ def test_runs_and_restarts_change_nothing(found: Any, cuts: list[int], restart: 
     events = [e for e in events_of(found) if e[0]["event_type"] != "correction"]
     one = one_by_one(events)
     assert in_runs(events, cuts, restart=restart) == one
+
+
+def everyone(rule: Filter, totals: Ints, *_: Any, **__: Any) -> Bools:
+    """A filter that passes nobody over."""
+    return np.ones(len(totals), dtype=np.bool_)
+
+
+@slow
+@given(found=bursts)
+def test_passing_over_scopes_changes_nothing(found: Any) -> None:
+    """Looking at every active tenant each time gives the same as where a rule can be met."""
+    events = events_of(found)
+    messages, rows = one_by_one(events)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Filter, "reachable", everyone)
+        everything = one_by_one(events)
+    assert everything == (messages, rows)
 
 
 def test_the_courses_above_do_lead_to_decisions() -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sluice.enforcement.policy_ladder import PRIORITIES, RANK, Ceilings, Priority, Section
+from sluice.enforcement.signals.rates import next_rate
 from sluice.enforcement.signals.signal import Signal
 
 _SECOND_US = 1_000_000
@@ -26,6 +27,13 @@ class Rung(NamedTuple):
     action: str
     params: Mapping[str, Any]
     priorities: tuple[Priority, ...]
+    floor_per_minute: int | None = None
+
+    def at_rate(self, rate_per_minute: int) -> Rung:
+        """The same rung with the rate that was found for it, 0 = its own."""
+        if not rate_per_minute or self.floor_per_minute is None:
+            return self
+        return self._replace(params={**self.params, "rate_per_minute": rate_per_minute})
 
 
 OK = Rung("allow", MappingProxyType({}), PRIORITIES)
@@ -50,8 +58,9 @@ class Standing(msgspec.Struct, array_like=True):
     """Where a scope stands; times in µs.
 
     `risen[r]` is since when rung r + 1 has been asked for, `supported[r]` when it was last
-    supported, `stepped_at` the last step down. `rule_id` is the rule that led here, and
-    `renew_at` when its decisions have to be published again.
+    supported, `stepped_at` the last step down. `rule_id` is the rule that led here, `renew_at`
+    when its decisions have to be published again, `rate_per_minute` the rate found for a rung
+    whose rate moves (0 = its own), and `decisions` has the ids that stand by priority.
     """
 
     level: int = 0
@@ -60,6 +69,7 @@ class Standing(msgspec.Struct, array_like=True):
     supported: list[int] = msgspec.field(default_factory=list)
     rule_id: str = ""
     renew_at: int = 0
+    rate_per_minute: int = 0
     decisions: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
@@ -96,7 +106,7 @@ def steps_of(section: Section, scope: tuple[str, ...]) -> Steps:
     rungs: list[Rung] = []
     of = {}
     for rule in rules:
-        rung = Rung(rule.action, rule.said(), rule.priorities)
+        rung = Rung(rule.action, rule.said(), rule.priorities, rule.floor_per_minute)
         if not rungs or rungs[-1] != rung:
             rungs.append(rung)
         of[rule.rule_id] = len(rungs)
@@ -129,8 +139,30 @@ def asked(steps: Steps, section: Section, signals: Iterable[tuple[str, Signal | 
     return Asked(reasons[-1].level if reasons else 0, stay, tuple(reasons))
 
 
+def moving_rung(steps: Steps, level: int) -> Rung | None:
+    """The rate limit that counts on a rung, where its rate moves."""
+    limits = [rung for rung in steps.rungs[:level] if rung.action == "rate_limit"]
+    return limits[-1] if limits and limits[-1].floor_per_minute is not None else None
+
+
+def adjust(standing: Standing, rung: Rung, pressure_ppm: int) -> bool:
+    """Move the rate of a rung by the pressure on its budget; True where it changed."""
+    own = int(rung.params["rate_per_minute"])
+    before = standing.rate_per_minute or own
+    floor = rung.floor_per_minute or own
+    standing.rate_per_minute = next_rate(before, pressure_ppm, entitled=own, floor=floor)
+    return standing.rate_per_minute != before
+
+
 def step(standing: Standing, wanted: Asked, pace: Pace, time: int) -> bool:
     """Move a scope at `time` (µs, never going back); True where its rung changed."""
+    moves = _climb(standing, wanted, pace, time)
+    if moves:
+        standing.rate_per_minute = 0
+    return moves
+
+
+def _climb(standing: Standing, wanted: Asked, pace: Pace, time: int) -> bool:
     up, stay = wanted.up, max(wanted.up, wanted.stay)
     standing.risen = standing.risen[:up] + [time] * (up - len(standing.risen))
     standing.supported = [time if rung < stay else at for rung, at in enumerate(standing.supported)]

@@ -33,8 +33,9 @@ _EMPTY = {"window": "", "observed": 0, "limit": 0, "unit": "ppm"}
 class Moved(NamedTuple):
     """A scope whose rung changed, or whose decisions are due again (`before` equals `after`).
 
-    `scope` has its fields in order; `wanted` says what the signals asked for at that time, and
-    `rule_id` which rule led to where the scope stands.
+    `scope` has its fields in order; `wanted` says what the signals asked for at that time,
+    `rule_id` which rule led to where the scope stands, and `rate_per_minute` is the rate of a rung
+    whose rate moves (0 = its own).
     """
 
     section: Section
@@ -44,6 +45,7 @@ class Moved(NamedTuple):
     after: int
     wanted: Asked
     rule_id: str
+    rate_per_minute: int = 0
 
 
 class Published(NamedTuple):
@@ -67,7 +69,8 @@ def decisions(
         renewed = before == after
         if renewed and after == OK:
             continue
-        content = _content(policy, moved, priority, after, standing, cause)
+        rung = after.at_rate(moved.rate_per_minute)
+        content = _content(policy, moved, priority, rung, standing, cause)
         record = record_of(policy, cause, content)
         if renewed:
             kept = standing.decisions.get(priority, record["decision_id"])

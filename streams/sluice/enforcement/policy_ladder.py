@@ -144,7 +144,8 @@ class SignalRule(Params):
     """One rung: from `at` on, this action.
 
     `at` is a multiple or share of what the signal is held against, or a number of pieces;
-    `priorities` are those that the action is meant for.
+    `priorities` are those that the action is meant for. With `floor_per_minute` a rate limit moves
+    between that and `rate_per_minute`, by what is left of the rule's budget.
     """
 
     rule_id: Ident
@@ -158,6 +159,7 @@ class SignalRule(Params):
     target: _Share | None = None
     others_wait_ms: _PositiveInt | None = None
     over_usual: _Multiple | None = None
+    floor_per_minute: _PositiveInt | None = None
 
     @field_validator("signal")
     @classmethod
@@ -183,7 +185,16 @@ class SignalRule(Params):
             raise ValueError(f"action {self.action} takes no {', '.join(sorted(wrong))}")
         if self.action == "allow_with_caps" and not said:
             raise ValueError("action allow_with_caps needs a cap")
+        self._check_floor()
         return self
+
+    def _check_floor(self) -> None:
+        if self.floor_per_minute is None:
+            return
+        if self.rate_per_minute is None or self.budget_id is None:
+            raise ValueError("floor_per_minute goes with rate_per_minute and budget_id")
+        if self.floor_per_minute > self.rate_per_minute:
+            raise ValueError("floor_per_minute is above rate_per_minute")
 
     def _check_signal(self) -> None:
         kind = KINDS[self.signal]

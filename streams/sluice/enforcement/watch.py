@@ -182,11 +182,12 @@ class Watchers:
     def _look(self, look: Look, watch: Watch) -> Iterator[Change]:
         standings = self._standings.setdefault(watch.group, {})
         for scope, signals in look.signals(watch, list(standings)):
-            change = self._move(watch, scope, signals, look.time)
+            change = self._move(look, watch, scope, signals)
             if change is not None:
                 yield change
 
-    def _move(self, watch: Watch, scope: Scope, signals: Signals, time: int) -> Change | None:
+    def _move(self, look: Look, watch: Watch, scope: Scope, signals: Signals) -> Change | None:
+        time = look.time
         wanted = ladder.asked(watch.steps, watch.section, signals)
         standings = self._standings[watch.group]
         standing = standings.get(scope)
@@ -199,13 +200,22 @@ class Watchers:
         moves = ladder.step(standing, wanted, watch.pace, time)
         if standing.at_rest:
             del standings[scope]
-        if not moves and not (standing.level and standing.renew_at <= time):
+        adjusted = not moves and self._adjust(look, watch, scope, standing)
+        if not moves and not adjusted and not (standing.level and standing.renew_at <= time):
             return None
         standing.renew_at = time + watch.section.expires_after_s * 1_000_000 // 2
         return Change(watch.policy, Moved(
             watch.section, watch.steps, _pairs(watch.group, scope), before, standing.level, wanted,
-            standing.rule_id,
+            standing.rule_id, standing.rate_per_minute,
         ), standing)  # fmt: skip
+
+    def _adjust(self, look: Look, watch: Watch, scope: Scope, standing: Standing) -> bool:
+        """Move the rate of a rung whose rate moves, once a sweep."""
+        rung = ladder.moving_rung(watch.steps, standing.level) if look.sweep else None
+        pressure_ppm = None if rung is None else look.pressure_ppm(watch, rung, scope)
+        if rung is None or pressure_ppm is None:
+            return False
+        return ladder.adjust(standing, rung, pressure_ppm)
 
     def _forget_idle(self, time: int) -> None:
         gone = self._tables.forget_idle(time)

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from sluice.enforcement import ladder
+from sluice.enforcement.ladder import Rung
 from sluice.enforcement.policy import Policy
-from sluice.enforcement.policy_ladder import Section
+from sluice.enforcement.policy_ladder import Section, SignalRule
 from sluice.enforcement.rings import Scope
 from sluice.enforcement.signals.signal import Signal
 from sluice.enforcement.watch_signals import (
     Facts,
     Filter,
     Spent,
+    forecast_of,
     place_signal,
     pool_filter,
     pool_signal,
@@ -76,12 +78,10 @@ class Look(NamedTuple):
 
     def _tenant(self, watch: Watch, scope: Scope, *, forecast: bool) -> Signals:
         """Forecasts come at sweeps and where a scope stands, not where a filter let it through."""
-        rings, row = self.tables.tenants, self.tables.tenants.rows.get(scope)
-        if row is None:
+        spent = self._spent(scope)
+        if spent is None:
             return []
-        rows = np.array([row], dtype=np.int64)
-        seen_us = self.time - int(rings.first_at[row])
-        spent = Spent(rings.totals(rows, self.time)[0], self.tables.levels(rows)[0], seen_us)
+        row = self.tables.tenants.rows[scope]
         found: Signals = []
         for each in watch.filters:
             rule, term = each.rule, None
@@ -92,6 +92,30 @@ class Look(NamedTuple):
                 each.learn(row, term)
             found.append((rule.rule_id, tenant_signal(rule, spent, term, self.time)))
         return found
+
+    def pressure_ppm(self, watch: Watch, rung: Rung, scope: Scope) -> int | None:
+        """The spend to come over what is left of the budget of a rung, None where unknown."""
+        level = watch.steps.rungs.index(rung) + 1
+        rules = [rule for rule in watch.rules if watch.steps.of[rule.rule_id] == level]
+        found = [self._pressure(watch, rule, scope) for rule in rules]
+        return max((pressure for pressure in found if pressure is not None), default=None)
+
+    def _pressure(self, watch: Watch, rule: SignalRule, scope: Scope) -> int | None:
+        spent = self._spent(scope)
+        if spent is None or rule.budget_id is None:
+            return None
+        term = self.facts.term(watch.policy.policy_id, rule.budget_id, scope[0])
+        found = forecast_of(rule, spent, term, self.time)
+        return None if found is None else found.pressure_ppm
+
+    def _spent(self, scope: Scope) -> Spent | None:
+        """What a tenant spent lately, None where nothing is known of it any more."""
+        rings, row = self.tables.tenants, self.tables.tenants.rows.get(scope)
+        if row is None:
+            return None
+        rows = np.array([row], dtype=np.int64)
+        seen_us = self.time - int(rings.first_at[row])
+        return Spent(rings.totals(rows, self.time)[0], self.tables.levels(rows)[0], seen_us)
 
     def _tasks(self, watch: Watch, standing: Collection[Scope]) -> Iterator[tuple[Scope, Signals]]:
         touched = {(task_id, tenant_id) for tenant_id, task_id in self.facts.tasks(self.since)}

@@ -12,7 +12,7 @@ import numpy as np
 
 from sluice.enforcement.policy_ladder import SPANS, SignalRule
 from sluice.enforcement.signals import burn, drift, tasks
-from sluice.enforcement.signals.burn import Term
+from sluice.enforcement.signals.burn import Forecast, Term
 from sluice.enforcement.signals.jitter import Spread, jitter
 from sluice.enforcement.signals.neighbour import Patience, PoolUse, noisy_neighbour
 from sluice.enforcement.signals.signal import PPM, Signal
@@ -86,11 +86,21 @@ def _budget_signal(
 ) -> Signal | None:
     if term is None or term[0] not in _SPENT_OF_UNIT:
         return None
-    amounts = spent.of(_SPENT_OF_UNIT[term[0]], rule)
     if rule.signal == "burn":
+        amounts = spent.of(_SPENT_OF_UNIT[term[0]], rule)
         return burn.burn(amounts, rule.pair, term[1], rule.threshold)
-    found = burn.forecast(amounts, rule.pair, term[1], spent.seen_us, time)
-    return burn.exhaustion(found, rule.pair, rule.threshold)
+    found = forecast_of(rule, spent, term, time)
+    return None if found is None else burn.exhaustion(found, rule.pair, rule.threshold)
+
+
+def forecast_of(
+    rule: SignalRule, spent: Spent, term: tuple[str, Term] | None, time: int
+) -> Forecast | None:
+    """Where the budget of a rule is going, None where its unit is not counted here."""
+    if term is None or term[0] not in _SPENT_OF_UNIT:
+        return None
+    amounts = spent.of(_SPENT_OF_UNIT[term[0]], rule)
+    return burn.forecast(amounts, rule.pair, term[1], spent.seen_us, time)
 
 
 _TASK_SIGNALS: Mapping[str, Callable[[TaskSums, int], Signal | None]] = {

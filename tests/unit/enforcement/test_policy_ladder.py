@@ -87,6 +87,8 @@ def test_a_rule_is_explained_with_whom_it_reaches() -> None:
         ("hold_s: 0", "hold: 0", "unknown name; did you mean hold_s?"),
         ("rule_id: bad", "rule_id: fast", "rule_id must be unique within a ladder"),
         ("signal: depth", "signal: slo_burn, target: 99%", "of rule deep belongs to ladder"),
+        ("minute: 60}", "minute: 60, floor_per_minute: 61}", "is above rate_per_minute"),
+        ("at: 12", "at: 12, floor_per_minute: 1", "goes with rate_per_minute and budget_id"),
         ("at: 14.4", "windows: 1m/2m, at: 14.4", "'5m/1h' or '30m/6h'"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from tests.builders import POLICY
 from tests.watching import (
     LADDERS,
+    MOVING,
     SECOND_US,
     START,
     Books,
@@ -132,6 +133,22 @@ def test_a_forecast_degrades_before_the_money_is_gone() -> None:
     found = spend(held, range(1, 200, 5), pusd("0.005"))
     assert rungs(found) == [(71, "degrade")]
     assert found[0].records["batch"]["reason_code"] == "BUDGET_FORECAST"
+
+
+def test_a_rate_follows_the_pressure_on_its_budget() -> None:
+    """Once a minute down to 0.7 while more is to come than is left, but not below its floor."""
+    text = POLICY + MOVING[: MOVING.index("    - {rule_id: slow")]
+    books = Books()
+    held = watchers(books, watching(text))
+    found = spend(held, range(1, 300))
+    rates = [(seen.second, seen.records["batch"]["params"]["rate_per_minute"]) for seen in found]
+    assert rates == [(15, 60), (60, 42), (120, 29), (180, 25)]
+    assert len({seen.records["batch"]["decision_id"] for seen in found}) == 1
+    assert "limited to 25 a minute" in found[-1].records["batch"]["reason"]
+    books.known = books.known._replace(limit=10**18)
+    held.forget_terms()
+    (calm, *_) = spend(held, range(300, 302))
+    assert calm.records["batch"]["params"]["rate_per_minute"] == 28
 
 
 def test_money_for_nothing_burns() -> None:
