@@ -289,3 +289,13 @@ def test_idle_tenants_are_dropped_from_the_changelog() -> None:
     held.at(START + 6 * 3600 * SECOND_US + 120 * SECOND_US)
     removed = [key for key, value in held.take_changes() if value is None]
     assert removed == [key for key in rows if key[:1] == b"t"]
+
+
+def test_a_sweep_looks_at_whoever_was_active_since_the_last_one() -> None:
+    """One that fell silent before the sweep, whom no other rule lets through, is seen by it."""
+    held = watchers(Books(limit=pusd("1000"), committed=pusd("999.9")))
+    assert spend(held, range(1, 20), pusd("0.002")) == []
+    assert [seen for second in range(20, 60, 5) for seen in look(held, second)] == []
+    assert held.next_due() is None
+    look(held, 60)
+    assert held.next_due() == START + 70 * SECOND_US
