@@ -65,6 +65,7 @@ class Governance:
         # Ledgers with a standing decision, by what their control key names.
         self._standing: dict[tuple[str, str, str], set[LedgerKey]] = defaultdict(set)
         self._filled = False
+        self._restored_at = state.header.time
         # No sum of a ledger was ever farther from 0.
         self._most = 0
 
@@ -222,8 +223,8 @@ class Governance:
             if ledger.decision_id is not None:
                 self._standing[key[:3]].add(key)
         for policy in self.policies():
-            due = limits_until(policy, self._state.header.time)
-            self._agenda.enter((policy.policy_id,), due)
+            # Of what the last owner knew: time may have moved on since the state was restored.
+            self._agenda.enter((policy.policy_id,), limits_until(policy, self._restored_at))
 
     def publish(self, key: LedgerKey, position: int) -> None:
         """Publish a ledger as a row that covers the input below `position`."""
