@@ -39,14 +39,14 @@ class Counted(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What events add to each ledger; `low` and `high` bound the sum on its way, 0 included."""
+    """What events add to a ledger; `low` and `high` bound the sum on its way, 0 included."""
 
-    total: Ints
-    low: Ints
-    high: Ints
-    corrected: Ints
-    events: Ints
-    unpriced: Ints
+    total: int
+    low: int
+    high: int
+    corrected: int
+    events: int
+    unpriced: int
 
 
 class Facts(NamedTuple):
@@ -145,11 +145,11 @@ def _periods(budget: Budget, started: Ints) -> tuple[Ints, list[Period]]:
     return number, periods
 
 
-def sums(of: Ints, ledgers: int, amount: Ints, facts: Facts) -> Sums:
-    """Sums of events by ledger, in their order."""
+def sums(of: Ints, ledgers: int, amount: Ints, facts: Facts) -> list[Sums]:
+    """Sums of events, in their order, for each ledger."""
     whole = np.zeros((6, ledgers), dtype=np.int64)
     _add(whole, of, amount, facts.priced, facts.correction, facts.gives_price)
-    return Sums(*whole)
+    return list(map(Sums._make, whole.T.tolist()))
 
 
 @compiled

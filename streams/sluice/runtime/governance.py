@@ -102,12 +102,16 @@ class Governance:
         self, policy: Policy, budget: Budget, counted: Counted, group: int, run: Run
     ) -> Charge:
         """The ledger of a group of events, opened where there is none."""
-        row = counted.first[group]
-        self._state.header.time = int(run.time[row])
-        tenant_id = run.usage.text("tenant_id").one(row) or ""
-        of = self._charge(policy, budget, counted.scopes[group], counted.periods[group], tenant_id)
-        self._state.ledgers[of.key] = of.ledger
-        return of
+        scope, period = counted.scopes[group], counted.periods[group]
+        key = budgets.ledger_key(policy, budget, scope, period)
+        ledger = self._state.ledgers.get(key)
+        if ledger is None:
+            row = counted.first[group]
+            self._state.header.time = int(run.time[row])
+            tenant_id = run.usage.text("tenant_id").one(row) or ""
+            _, ledger, _, _ = self._charge(policy, budget, scope, period, tenant_id)
+            self._state.ledgers[key] = ledger
+        return Charge(key, ledger, budget, policy)
 
     def _charge(
         self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
