@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from sluice.enforcement.policy import Policy
 from sluice.enforcement.policy_file import load_policy
+from sluice.metering.columnar.window_rows import row_columns
 from sluice.metering.prices import PriceBook, default_book
+from sluice.metering.tasks import TaskKey
+from sluice.metering.windows import WindowKey
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
 from sluice.wire.codec import decode, encode
+from sluice.wire.layout import layout
 from sluice.wire.topics import Topics
 
 NOW = 1_800_000_000_000_000
@@ -126,8 +131,7 @@ def partition(
 ) -> Partition:
     """A partition, empty or with the state rows that were stored."""
     state = State(3_600_000_000, 3_600_000_000)
-    for key, value in (stored or {}).items():
-        state.load(key, value or b"")
+    state.load({key: value or b"" for key, value in (stored or {}).items()})
     return Partition(TOPICS, number, state, references, epoch=epoch)
 
 
@@ -137,3 +141,29 @@ def governed() -> tuple[Partition, FakeReferences, list[FakeRecord]]:
     first = activate(0, references.put(default_book()))
     second = activate(1, references.put(policy()))
     return partition(references), references, [first, second]
+
+
+def window_rows(state: State) -> dict[WindowKey, SimpleNamespace]:
+    """Window rows that a state holds, as they would be published now."""
+    slots = state.windows.slots()
+    columns = row_columns(state.windows, slots, 0, 0)
+    return dict(zip(state.windows.keys(slots), _records("WindowRow", columns, len(slots)),
+                    strict=True))  # fmt: skip
+
+
+def task_rows(state: State) -> dict[TaskKey, SimpleNamespace]:
+    """Tasks that a state holds, as they would be published now."""
+    slots = state.tasks.slots()
+    columns = state.tasks.rows(slots, 0)
+    return dict(zip(state.tasks.state_keys(slots), _records("TaskRow", columns, len(slots)),
+                    strict=True))  # fmt: skip
+
+
+def _records(name: str, columns: Any, rows: int) -> list[SimpleNamespace]:
+    return [SimpleNamespace(**decode(value)[1]) for value in layout(name).write(columns, rows)]
+
+
+def sums_of(state: State) -> list[dict[Any, str]]:
+    """Every sum of a state, to be compared with what it was or with another's."""
+    tables: list[Any] = [window_rows(state), task_rows(state), state.ledgers, state.cohorts.rows]
+    return [{key: repr(row) for key, row in table.items()} for table in tables]

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.builders import NOW, TOPICS, FakeRecord, partition, record, usage
+from tests.builders import NOW, TOPICS, FakeRecord, partition, record, sums_of, usage
 from tests.laws.oracle import TOKENS, Rows
 from tests.laws.streams import (
     SECOND,
@@ -131,7 +131,7 @@ def test_a_restart_from_the_changelog_changes_no_byte(drawn: list[Drawn], cuts: 
             (changelog if out.topic == TOPICS.meter_state else produced).append(out)
         part = partition(references)
         for row in changelog:
-            part.state.load(row.key, row.value or b"")
+            part.state.load({row.key: row.value or b""})
     assert produced == outputs(whole)
 
 
@@ -343,10 +343,10 @@ def test_an_overflow_is_refused_by_all_sums_or_none(choices: list[Drawn]) -> Non
     for offset, choice in enumerate(choices, 2):
         at += choice["gap_s"] * SECOND
         part.apply([FakeRecord(offset, at // 1000, None, encode("Tick", {}))])
-        before, refused = _sums(part), part.state.header.counters.get("dead_letters", 0)
+        before, refused = sums_of(part.state), part.state.header.counters.get("dead_letters", 0)
         part.apply([record(offset, _extreme_event(offset, choice, at), at=at)])
         if part.state.header.counters.get("dead_letters", 0) > refused:
-            assert _sums(part) == before
+            assert sums_of(part.state) == before
         part.take()
     for hours in range(1, 4):
         late = (at + hours * 3_600 * SECOND) // 1000
@@ -364,12 +364,6 @@ def _extreme_event(number: int, choice: Drawn, at: int) -> dict[str, Any]:
         return event | {"corrects_event_id": "e", "cost_pusd": sign * choice["cost_pusd"],
                         "input_tokens": sign * choice["tokens"]}  # fmt: skip
     return event | dict.fromkeys(("original_cost_pusd", "baseline_q50_pusd", "baseline_q95_pusd"))
-
-
-def _sums(part: Any) -> list[Any]:
-    state = part.state
-    tables = (state.windows.rows, state.tasks.rows, state.ledgers, state.cohorts.rows)
-    return [{key: repr(row) for key, row in table.items()} for table in tables]
 
 
 # ---- one example that all of the above would let pass

@@ -7,7 +7,16 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders import NOW, TOPICS, FakeRecord, governed, partition, record, usage
+from tests.builders import (
+    NOW,
+    TOPICS,
+    FakeRecord,
+    governed,
+    partition,
+    record,
+    usage,
+    window_rows,
+)
 from tests.laws.streams import outputs, pieces
 
 from sluice.runtime.outputs import OutRecord
@@ -104,7 +113,7 @@ def test_sums_equal_a_slow_count(drawn: list[dict[str, Any]]) -> None:
             cost[event["tenant_id"]] += amount
     rows, ledgers = Counter[str](), Counter[str]()
     money = Counter[str]()
-    for key, row in part.state.windows.rows.items():
+    for key, row in window_rows(part.state).items():
         rows[key.tenant_id] += row.events
         money[key.tenant_id] += row.cost_pusd
     for ledger in part.state.ledgers.values():

@@ -110,17 +110,33 @@ def check(ledger: Ledger, amount: int, *, correction: bool) -> None:
         checked_sum(max(ledger.slices, key=abs), abs(amount))
 
 
-def charge(ledger: Ledger, budget: Budget, amount: int, started_at: int, time: int) -> None:
-    """Add an amount that broker time `time` brought (µs) to the sum, its slice and the burn."""
+def largest(ledger: Ledger) -> int:
+    """How far any of the ledger's sums is from 0."""
+    slices = max(map(abs, ledger.slices), default=0)
+    return max(abs(ledger.settled), abs(ledger.corrected), slices)
+
+
+def burn_by(ledger: Ledger, amount: int, time: int) -> None:
+    """Count what broker time `time` (µs) brought in the look-back windows."""
     ledger.burn_minute = burn.add(ledger.burn, ledger.burn_minute, burn.minute_of(time), amount)
+
+
+def charge(ledger: Ledger, budget: Budget, amount: int, started_at: int, time: int) -> int:
+    """Add an amount that broker time `time` brought (µs); what of it the sum holds.
+
+    What was admitted before a rolling period has left it already.
+    """
+    burn_by(ledger, amount, time)
     if budget.rolling_us is None:
         ledger.settled = checked_sum(ledger.settled, amount)
-        return
+        return amount
     pass_slices(ledger, budget, time)
     back = max(0, ledger.slice_at - started_at // slice_us(budget))
-    if back <= SLICES:  # what was admitted before has left the period again
-        ledger.slices[back] += amount
-        ledger.settled = checked_sum(ledger.settled, amount)
+    if back > SLICES:
+        return 0
+    ledger.slices[back] += amount
+    ledger.settled = checked_sum(ledger.settled, amount)
+    return amount
 
 
 def count(
@@ -172,9 +188,19 @@ def ends_at(ledger: Ledger, budget: Budget) -> int:
     return ledger.period_end + (budget.rolling_us or 0)
 
 
+def is_current(ledger: Ledger, time: int) -> bool:
+    """Whether broker time `time` (µs) is in the ledger's period, so that its rung counts."""
+    return ledger.period_start <= time < ledger.period_end
+
+
 def rung_of(budget: Budget, ledger: Ledger) -> int:
     """How many of the budget's rules, ordered by threshold, the usage has reached."""
-    return sum(ledger.settled >= threshold(ledger, rule) for rule in budget.rules)
+    return rung_at(budget, ledger, ledger.settled)
+
+
+def rung_at(budget: Budget, ledger: Ledger, settled: int) -> int:
+    """How many rules a usage of `settled` reaches."""
+    return sum(settled >= threshold(ledger, rule) for rule in budget.rules)
 
 
 def threshold(ledger: Ledger, rule: Rule) -> int:

@@ -20,9 +20,9 @@ CAUSES = (
 FIRST_PASS, RETRY, HEDGE, RECOMPUTE, QUEUE_HOLD, LOOP, ABANDONED, CONTEXT_GROWTH = range(
     len(CAUSES)
 )
-_NEW_INPUT = frozenset(k for k in TOKEN_CLASSES if k.startswith(("input", "cache_write")))
-_INPUT = _NEW_INPUT | {k for k in TOKEN_CLASSES if k.startswith("cache_read")}
-_TIMED = frozenset(MEASURED_CLASSES)
+NEW_INPUT_CLASSES = frozenset(k for k in TOKEN_CLASSES if k.startswith(("input", "cache_write")))
+INPUT_CLASSES = NEW_INPUT_CLASSES | {k for k in TOKEN_CLASSES if k.startswith("cache_read")}
+TIMED_CLASSES = frozenset(MEASURED_CLASSES)
 
 Split = tuple[int, ...]
 NOTHING: Split = (0,) * len(CAUSES)
@@ -88,11 +88,11 @@ def _input_shares(
     fresh = tokens - read
     dropped = max(0, context.cached_tokens - read)
     again = min(fresh, max(event["recomputed_input_tokens"], dropped))
-    recompute = _cost_of(parts, _NEW_INPUT) * again // fresh if again > 0 else 0
+    recompute = _cost_of(parts, NEW_INPUT_CLASSES) * again // fresh if again > 0 else 0
     beyond = min(tokens - context.usual_input, tokens - again) if context.usual_input else 0
     if beyond <= 0:
         return recompute, 0
-    rest = _cost_of(parts, _INPUT) - recompute
+    rest = _cost_of(parts, INPUT_CLASSES) - recompute
     return recompute, rest * beyond // (tokens - again)
 
 
@@ -100,7 +100,7 @@ def _waiting(event: Mapping[str, Any], parts: Sequence[Part]) -> int:
     waited, lasted = event["queue_us"], event["latency_us"]
     if not waited or not lasted:
         return 0
-    return int(_cost_of(parts, _TIMED) * min(waited, lasted) // lasted)
+    return int(_cost_of(parts, TIMED_CLASSES) * min(waited, lasted) // lasted)
 
 
 def _cost_of(parts: Sequence[Part], classes: frozenset[str]) -> int:

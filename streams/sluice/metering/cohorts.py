@@ -15,13 +15,14 @@ import msgspec
 from sluice.metering import histogram
 from sluice.metering.histogram import Buckets
 from sluice.metering.quantities import REQUEST_TYPES, ran
+from sluice.money import INT64_MAX
 
 HOUR_US = 3_600_000_000
 # Upper bounds of input_tokens, powers of four; a class holds requests of comparable length.
 SIZES = (1024, 4096, 16_384, 65_536, 262_144)
 SIZE_CLASSES = ("1k", "4k", "16k", "64k", "256k", "max")
 EVENT, TASK = "event", "task"
-_COUNTED_TYPES = REQUEST_TYPES | {"tool"}
+COUNTED_TYPES = REQUEST_TYPES | {"tool"}
 
 
 class Cohort(NamedTuple):
@@ -75,14 +76,14 @@ def task_cohort(name: str) -> Cohort:
 
 def is_counted(event: Mapping[str, Any], cost_pusd: int | None) -> bool:
     """Whether an event says something about what its cohort normally costs."""
-    return cost_pusd is not None and ran(event, _COUNTED_TYPES)
+    return cost_pusd is not None and ran(event, COUNTED_TYPES)
 
 
 class Cohorts:
     """The hours of one partition that can still change, and which are to be published."""
 
     def __init__(self, lateness_us: int) -> None:
-        self._lateness_us = lateness_us
+        self.lateness_us = lateness_us
         self.rows: dict[CohortHour, CohortSums] = {}
 
     def hour_of(self, occurred_at: int, time: int) -> int | None:
@@ -103,6 +104,18 @@ class Cohorts:
         histogram.add(sums.input, input_tokens, 0)
         sums.dirty = True
 
+    def add_many(self, key: CohortHour, events: int, cost: Buckets, tokens: Buckets) -> bool:
+        """Count events by their buckets, all of them or, where costs leave no room, none."""
+        sums = self.rows.setdefault(key, CohortSums())
+        for bucket, (_, cost_pusd) in cost.items():
+            if abs(sums.cost.get(bucket, (0, 0))[1] + cost_pusd) > INT64_MAX:
+                return False
+        sums.events += events
+        histogram.merge(sums.cost, cost)
+        histogram.merge(sums.input, tokens)
+        sums.dirty = True
+        return True
+
     def take_dirty(self) -> Iterator[tuple[CohortHour, CohortSums]]:
         """Rows to publish now, in key order; they count as published afterwards."""
         for key in sorted(key for key, sums in self.rows.items() if sums.dirty):
@@ -121,7 +134,7 @@ class Cohorts:
         return done
 
     def _over(self, hour_start: int, time: int) -> bool:
-        return time > hour_start + HOUR_US + self._lateness_us
+        return time > hour_start + HOUR_US + self.lateness_us
 
 
 def row_record(

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from typing import Any
 
 MEMORY = 64
-_SAME, _SAME_FAILED = 4, 3
-_PERIODS, _ROUNDS = range(2, 9), 3
+SAME, SAME_FAILED = 4, 3
+PERIODS, ROUNDS = range(2, 9), 3
 _GRAM, _GRAM_WINDOW = 3, 32
 _PPM = 1_000_000
 _FAILED_BIT = 1
@@ -29,9 +29,13 @@ def symbol_of(event: Mapping[str, Any]) -> int | None:
     known = event["tool_args_hash"] is not None and (failed or event["result_hash"] is not None)
     if event["event_type"] != "tool" or not known:
         return None
-    text = "\x1f".join((event["tool_name"] or "", event["tool_args_hash"] or "",
-                        event["result_hash"] or ""))  # fmt: skip
-    return number_of(text) >> 1 << 1 | failed
+    return call_number(event["tool_name"], event["tool_args_hash"], event["result_hash"]) | failed
+
+
+def call_number(tool_name: str | None, args_hash: str | None, result_hash: str | None) -> int:
+    """The symbol of a tool call that did not fail."""
+    text = "\x1f".join((tool_name or "", args_hash or "", result_hash or ""))
+    return number_of(text) >> 1 << 1
 
 
 def number_of(text: str) -> int:
@@ -43,14 +47,14 @@ def is_looping(symbols: Sequence[int]) -> bool:
     """Whether the newest of a task's symbols goes on with a repetition."""
     if not symbols:
         return False
-    enough = _SAME_FAILED if symbols[-1] & _FAILED_BIT else _SAME
+    enough = SAME_FAILED if symbols[-1] & _FAILED_BIT else SAME
     if len(symbols) >= enough and len(set(symbols[-enough:])) == 1:
         return True
-    return any(_is_periodic(symbols, period) for period in _PERIODS)
+    return any(_is_periodic(symbols, period) for period in PERIODS)
 
 
 def _is_periodic(symbols: Sequence[int], period: int) -> bool:
-    length = period * _ROUNDS
+    length = period * ROUNDS
     if len(symbols) < length:
         return False
     recent = symbols[-length:]

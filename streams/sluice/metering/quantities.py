@@ -21,7 +21,7 @@ TOKENS = (
 # UsageEvent fields that count by class, of which one event may have several.
 CLASS_LISTS = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
 # Of these the provider never saw a request, so it bills no fee for one.
-_NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
+NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
 _WRITE_CLASSES = {"300": "cache_write", "3600": "cache_write_3600", "43200": "cache_write_43200"}
 # key of `tokens_by_modality` -> the class it is part of, its own class
 _MODALITIES = {
@@ -71,7 +71,7 @@ def measured_classes(event: Mapping[str, Any]) -> dict[str, int]:
 
 def ran(event: Mapping[str, Any], event_types: Iterable[str] = REQUEST_TYPES) -> bool:
     """Whether an event of one of these types stands for a call that reached its provider."""
-    return event["event_type"] in event_types and event.get("outcome") not in _NEVER_RAN
+    return event["event_type"] in event_types and event.get("outcome") not in NEVER_RAN
 
 
 def _add_known(

@@ -27,7 +27,7 @@ MEASURED = (
 # Free texts of producers: one row must stay small enough to be stored and published.
 MAX_LABELS = 64
 OTHER = "other"
-_SERVED = frozenset({"ok", "degraded"})
+SERVED = frozenset({"ok", "degraded"})
 
 Counts = dict[str, int]
 Classes = dict[str, list[int]]  # class -> [quantity, cost in pico-USD]
@@ -191,7 +191,7 @@ def is_good(event: Mapping[str, Any]) -> bool:
     """Whether an event served its user, as its SLO says, else its outcome."""
     if event["slo_outcome"] is not None:
         return bool(event["slo_outcome"] == "good")
-    return event["outcome"] in _SERVED
+    return event["outcome"] in SERVED
 
 
 def _correct(row: WindowSums, event: Mapping[str, Any], label: Label) -> None:

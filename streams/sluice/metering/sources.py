@@ -64,6 +64,13 @@ class Sources:
         sums.recovered += seen is Seen.RECOVERED
         return seen
 
+    def advance(self, key: SourceKey, events: int, time: int) -> None:
+        """Apply the next `events` numbers of a run; the last one arrived at broker time `time`."""
+        sums = self.rows.setdefault(key, SourceSums(time))
+        sums.highest += events
+        sums.events += events
+        sums.time, sums.dirty = time, True
+
     def is_unprotected(self, event: Mapping[str, Any], time: int) -> bool:
         """Whether a duplicate of this event could not be told any more."""
         return event["source_seq"] is None and time - event["occurred_at"] > self.dedupe_window_us

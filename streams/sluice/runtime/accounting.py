@@ -1,114 +1,244 @@
-"""One usage event added to everything that sums it: producer, window, task, cohort."""
+"""Runs of usage added to everything that sums them: producers, windows, tasks, cohorts.
+
+An event is added to all of them or, with an error that says why, to none. The functions for one
+event (check_usage, cost, ...) decide where columns do not.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from sluice.errors import WireError
 from sluice.metering.baselines import Baseline
-from sluice.metering.causes import Context
-from sluice.metering.cohorts import CohortHour, cohort_of, is_counted
-from sluice.metering.dedupe import Seen
-from sluice.metering.labels import Label, label
+from sluice.metering.columnar import causes, cohorts, dedupe
+from sluice.metering.columnar.added import added
+from sluice.metering.columnar.causes import Contexts
+from sluice.metering.columnar.checks import surely_fine
+from sluice.metering.columnar.priced import Priced, priced
+from sluice.metering.columnar.prices import Prices
+from sluice.metering.columnar.task_run import TaskEffects, TaskRun
+from sluice.metering.columnar.tasks import TaskTable
+from sluice.metering.columnar.window_kernel import Added, Keys
 from sluice.metering.prices import PriceBook
-from sluice.metering.rating import cost
-from sluice.metering.sources import source_key
-from sluice.metering.windows import FUTURE_US, WindowKey
+from sluice.metering.quantities import TOKENS
+from sluice.metering.row_sums import MEASURED, refused_requests
+from sluice.metering.validate import check_usage
+from sluice.metering.windows import FUTURE_US
+from sluice.money import checked_sum
 from sluice.runtime.governance import ReferenceStore
+from sluice.runtime.governing_columns import Charged
+from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Record
-from sluice.runtime.state import COHORT, SOURCE, TASK, UNNUMBERED, WINDOW, State
+from sluice.runtime.state import COHORT, SOURCE, UNNUMBERED, State
+from sluice.wire.column_types import Bools, Ints
+
+# Far enough from 64 bits that no sum of a run leaves them.
+_ROOM = 2.0**62
+_COUNTED = (*TOKENS, *MEASURED)
 
 Event = dict[str, Any]
+Refused = list[tuple[Record, WireError]]
+
+
+class Labelled(NamedTuple):
+    """Events with their costs, and the window rows that they belong to."""
+
+    run: Run
+    found: Priced
+    keys: Keys
+    unprotected: Bools
 
 
 class Accounting:
-    """Rates and labels events by the versions in force, and adds them up."""
+    """Checks, rates and labels events by the versions in force, and adds them up."""
 
     def __init__(self, state: State, references: ReferenceStore) -> None:
         self._state = state
         self._references = references
+        self._prices = Prices(None)
 
-    def is_new(self, record: Record, event: Event) -> bool:
-        """Whether an event is to be applied; its producer's mark moves either way."""
-        state, key = self._state, source_key(event, record.key)
-        rows = state.sources.rows
-        lost_before = rows[key].lost if key in rows else 0
-        seen = state.sources.observe(event, record.key, state.header.time)
-        state.touch(SOURCE, key)
-        if not key.source_epoch and seen is Seen.NEW:
-            state.touch(UNNUMBERED, (event["source"], event["event_id"]))
-        state.count("lost", rows[key].lost - lost_before)
-        state.count("recovered", seen is Seen.RECOVERED)
-        state.count("duplicates", seen is Seen.DUPLICATE)
-        return seen is not Seen.DUPLICATE
+    # ---- what is to be applied
 
-    def is_repeated_fault(self, record: Record, event: Event) -> bool:
-        """Whether a faulty event was seen before; its number counts, so that it leaves no hole.
+    def fresh(self, run: Run) -> tuple[Run, Refused]:
+        """The events that make sense and were not seen before, and those that make none.
 
-        One without a number may come again mended, under the same event_id.
+        A faulty event is given once: its number counts, so that it leaves no hole. One without a
+        number may come again mended, under the same event_id.
         """
-        numbered = source_key(event, record.key).source_epoch
-        return bool(numbered) and not self.is_new(record, event)
+        usage, keys = run.usage, [record.key for record in run.records]
+        fine = surely_fine(usage, keys, run.time)
+        faults = self._faults(run, np.flatnonzero(~fine), fine)
+        numbers = usage.number("source_seq")
+        numbered = numbers.known & (numbers.value >= 1)
+        asked = fine | numbered
+        seen = dedupe.observe(self._state.sources, usage, keys, run.time, asked)
+        self._count_seen(seen, int((asked & ~seen.new).sum()))
+        refused = [
+            (run.records[row], error)
+            for row, error in faults.items()
+            if seen.new[row] or not numbered[row]
+        ]
+        return run.take(np.flatnonzero(fine & seen.new)), refused
 
-    def labelled(self, event: Event) -> tuple[Label, Context]:
-        """An event's cost, bands and causes, and what its task knew before it."""
-        book, baseline = self._book(), self._baseline()
-        context = self._state.tasks.context_of(event, baseline)
-        return label(event, cost(book, event), book, baseline, context), context
+    def _faults(self, run: Run, rows: Ints, fine: Bools) -> dict[int, WireError]:
+        faults: dict[int, WireError] = {}
+        for row in rows.tolist():
+            try:
+                check_usage(run.event(row), run.records[row].key, int(run.time[row]))
+            except WireError as error:
+                faults[row] = error
+            else:
+                fine[row] = True
+        return faults
 
-    def add_refusals(self, record: Record, event: Event) -> None:
-        """Add what an admission point refused; OverflowError leaves everything as it was."""
-        window = self._window_of(event)
-        self._state.windows.add(window, event, None, self._state.header.time)
-        self._added(record, event, window)
+    def _count_seen(self, seen: dedupe.Observed, duplicates: int) -> None:
+        state = self._state
+        state.touch_all(SOURCE, seen.sources)
+        state.touch_all(UNNUMBERED, seen.unnumbered)
+        state.count("lost", seen.missed)
+        state.count("recovered", seen.recovered)
+        state.count("duplicates", duplicates)
+
+    # ---- refusals
+
+    def add_refusals(self, run: Run) -> Refused:
+        """Add what admission points refused; of events without room nothing is added."""
+        refused: Refused = []
+        for row in range(len(run.records)):
+            one = run.take(np.array([row]))
+            try:
+                self._add_refusal(one, run.event(row))
+            except OverflowError as error:
+                refused.append((run.records[row], WireError("sum_overflow", str(error))))
+        return refused
+
+    def _add_refusal(self, run: Run, event: Event) -> None:
+        windows, unprotected = self._state.windows, self._unprotected(run)
+        keys = windows.keys_of(run.usage, run.time, unprotected)
+        before = windows.refusals(int(windows.find(keys)[0]))
+        requests, averted = refused_requests(event), event["estimated_cost_pusd"] or 0
+        for have, more in zip(before, (requests, averted), strict=True):
+            checked_sum(have, more)
+        windows.refuse(windows.open(keys), np.array([requests]), np.array([averted]))
+        self._count_late(run, windows.is_late(keys), unprotected)
         self._state.count("admission_events")
 
-    def add(self, record: Record, event: Event, labelled: Label, context: Context) -> None:
-        """Add a usage event; OverflowError leaves everything as it was."""
-        state, time = self._state, self._state.header.time
-        window = self._window_of(event)
-        if event["task_id"] is not None:
-            state.windows.check_task_tail(window, state.tasks.check(event, labelled))
-        state.windows.add(window, event, labelled, time)
-        if event["task_id"] is not None:
-            tail = state.tasks.add(event, labelled, context, time, self._baseline())
-            state.windows.add_task_tail(window, tail)
-            state.touch(TASK, (event["tenant_id"], event["task_id"]))
-        self._added(record, event, window)
-        self._add_to_cohort(event, labelled, context)
-        state.count("events")
-        state.count("unpriced", labelled.cost_pusd is None)
-        state.count("clamped", event["occurred_at"] > time + FUTURE_US)
+    # ---- usage
 
-    def _window_of(self, event: Event) -> WindowKey:
-        state, time = self._state, self._state.header.time
-        unprotected = state.sources.is_unprotected(event, time)
-        return state.windows.key_of(event, time, unprotected=unprotected)
+    def priced(self, run: Run) -> tuple[Run, Priced, Refused]:
+        """Events with their costs and bands; those whose cost leaves 64 bits are refused."""
+        found, over = priced(run.usage, self._in_force(), self._baseline(), run.event)
+        if not over:
+            return run, found, []
+        refused = [(run.records[row], WireError("sum_overflow", str(e))) for row, e in over.items()]
+        kept = np.setdiff1d(np.arange(len(run.records)), list(over))
+        return run.take(kept), found.take(kept), refused
 
-    def _added(self, record: Record, event: Event, window: WindowKey) -> None:
-        state, time = self._state, self._state.header.time
-        state.touch(WINDOW, window)
-        state.count("late", bool(window.lane))
-        if state.sources.is_unprotected(event, time):
-            state.sources.count_unprotected(event, record.key, time)
+    def labelled(self, run: Run, found: Priced) -> Labelled:
+        """What the events belong to."""
+        unprotected = self._unprotected(run)
+        keys = self._state.windows.keys_of(run.usage, run.time, unprotected)
+        return Labelled(run, found, keys, unprotected)
+
+    def has_room(self, of: Labelled) -> bool:
+        """Whether no sum can leave 64 bits, whichever of the events are added."""
+        windows, run = self._state.windows, self._task_run(of)
+        moved = max(_volume(of.run, of.found), self._task_tail(run))
+        largest = windows.most(windows.find(of.keys)) + moved
+        return largest < _ROOM and self._state.tasks.has_room(run)
+
+    def check(self, of: Labelled) -> None:
+        """Raise OverflowError where the only event of a run cannot be added."""
+        windows, run = self._state.windows, self._task_run(of)
+        sums = self._sums(of, windows.find(of.keys), TaskTable().add(run))
+        windows.check(sums, self._task_tail(run))
+        if not self._state.tasks.has_room(run):
+            raise OverflowError("a sum of the task leaves 64 bits")
+
+    def add(self, of: Labelled) -> Charged:
+        """Add events for which there is room."""
+        state, (run, found, keys, unprotected) = self._state, of
+        effects = state.tasks.add(self._task_run(of))
+        book, baseline = self._in_force().book, self._baseline()
+        state.windows.add(
+            self._sums(of, state.windows.open(keys), effects),
+            book.version if book else None, baseline.version if baseline else None,
+        )  # fmt: skip
+        self._count_late(run, state.windows.is_late(keys), unprotected)
+        counted = found.priced & ~effects.looping
+        hours = cohorts.add(state.cohorts, run.usage, found.cost_pusd, counted, run.time)
+        state.touch_all(COHORT, hours)
+        state.count("events", len(run.records))
+        state.count("unpriced", int((~found.priced).sum()))
+        state.count("clamped", int(_clamped(run).sum()))
+        return Charged(run, found.cost_pusd, found.priced)
+
+    def _sums(self, of: Labelled, slots: Ints, effects: TaskEffects) -> Added:
+        found, usage = of.found, of.run.usage
+        contexts = Contexts(effects.looping, effects.cached_tokens, effects.usual_input)
+        splits = causes.split(usage, found.cost_pusd, found.bands[2], found.parts, contexts)
+        names = self._state.windows.names
+        return added(names, slots, usage, found, splits, effects, _clamped(of.run))
+
+    def _task_run(self, of: Labelled) -> TaskRun:
+        run, found = of.run, of.found
+        limits = found.limits
+        return TaskRun(
+            run.usage, run.time, found.cost_pusd, found.priced, found.bands[2], limits.q95_pusd,
+            limits.known, self._baseline(),
+        )  # fmt: skip
+
+    def _task_tail(self, run: TaskRun) -> int:
+        """The most that the tails of a run's tasks can move, pico-USD."""
+        in_task = run.usage.text("task_id").length >= 0
+        moved = sum(map(abs, run.cost_pusd[in_task].tolist()))
+        return moved + self._state.tasks.gross_pusd(run) if in_task.any() else 0
+
+    def _unprotected(self, run: Run) -> Bools:
+        """Events whose duplicates could not be told any more."""
+        age = run.time - run.usage.number("occurred_at").value
+        unnumbered = ~run.usage.number("source_seq").known
+        found: Bools = unnumbered & (age > self._state.sources.dedupe_window_us)
+        return found
+
+    def _count_late(self, run: Run, late: Bools, unprotected: Bools) -> None:
+        state = self._state
+        state.count("late", int(late.sum()))
+        rows: Iterable[int] = np.flatnonzero(unprotected).tolist()
+        for row in rows:
+            record, time = run.records[row], int(run.time[row])
+            state.sources.count_unprotected(run.event(row), record.key, time)
             state.count("unprotected")
 
-    def _add_to_cohort(self, event: Event, labelled: Label, context: Context) -> None:
-        cost_pusd, time = labelled.cost_pusd, self._state.header.time
-        # A loop is no norm.
-        if cost_pusd is None or context.looping or not is_counted(event, cost_pusd):
-            return
-        hour = self._state.cohorts.hour_of(min(event["occurred_at"], time), time)
-        if hour is not None:
-            key = CohortHour(cohort_of(event), hour)
-            self._state.cohorts.add(key, cost_pusd, event["input_tokens"])
-            self._state.touch(COHORT, key)
-
-    def _book(self) -> PriceBook | None:
+    def _in_force(self) -> Prices:
+        """The prices of the book in force, prepared once per version."""
         name = self._state.header.price_book
         book: PriceBook | None = self._references.get(("price_book", *name)) if name else None
-        return book
+        if self._prices.book is not book:
+            self._prices = Prices(book)
+        return self._prices
 
     def _baseline(self) -> Baseline | None:
         name = self._state.header.baseline
         found: Baseline | None = self._references.get(("baseline", *name)) if name else None
         return found
+
+
+def _clamped(run: Run) -> Bools:
+    found: Bools = run.usage.number("occurred_at").value > run.time + FUTURE_US
+    return found
+
+
+def _volume(run: Run, found: Priced) -> float:
+    """A bound of what the events add to any one sum."""
+    amounts = [run.usage.number(name).value for name in _COUNTED]
+    before = _total(run.usage.number("original_cost_pusd").value)
+    moved = _total(found.cost_pusd) + 2 * before + _total(found.parts.cost_pusd)
+    return max(moved, _total(found.parts.quantity), *map(_total, amounts))
+
+
+def _total(amounts: Ints) -> float:
+    return float(np.abs(amounts.astype(np.float64)).sum())

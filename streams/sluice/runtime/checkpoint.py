@@ -29,7 +29,7 @@ from sluice.wire.kafka import consumer_config, producer_config
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 MARKER_KEY = b"m"
 _TRANSACTION_TIMEOUT_MS = 5000
 _CALL_S = 10.0
@@ -38,6 +38,7 @@ _COMMIT_S = 5.0
 _RETRY_S = 0.25
 # Where the newest marker is looked for first: every transaction ends with one.
 _TAIL_RECORDS = 20_000
+_BATCH_ROWS = 20_000
 
 
 class Fenced(SluiceError):
@@ -74,38 +75,37 @@ class PartitionLog:
         self.marker = Marker(0, 0, 0)
         self.stopping = threading.Event()
 
-    def restore(self, load: Callable[[bytes, bytes], None]) -> int | None:
-        """Fence the last owner and feed the newest value of every committed state row to `load`.
+    def restore(self, load: Callable[[dict[bytes, bytes]], None]) -> int | None:
+        """Fence the last owner and feed every committed state row to `load`, in order.
 
-        Returns the input position, or None where nothing was ever committed. Raises ConfigError
-        where another layout was written; nothing is loaded then.
+        Rows come in batches, in each the newest value of a key; empty = removed. Returns the input
+        position, or None where nothing was ever committed. Raises ConfigError where another layout
+        was written; nothing is loaded then.
         """
         self._open_producer()
-        begun = time.monotonic()
+        begun, last = time.monotonic(), self._last_marker()
+        self._check_layout(last)
+        batches = _Batches(load)
         with _collector_at_rest():
-            last, rows = self._load_newest(load)
+            last = self._read(0, batches.add) if last is not None else None
+            batches.flush()
         self.marker = (
             Marker(0, 1, 0) if last is None else Marker(last.next_offset, last.epoch + 1, 0)
         )
         log.info(
             "partition %d restored: %d rows in %.2f s, epoch %d",
-            self._partition, rows, time.monotonic() - begun, self.marker.epoch,
+            self._partition, batches.rows, time.monotonic() - begun, self.marker.epoch,
         )  # fmt: skip
         return None if last is None else last.next_offset
 
-    def _load_newest(self, load: Callable[[bytes, bytes], None]) -> tuple[Marker | None, int]:
-        rows: dict[bytes, bytes] = {}
-        last = self._read(0, lambda key, value: _keep(rows, key, value))
+    def _check_layout(self, last: Marker | None) -> None:
+        # Before anything is loaded: rows of another layout could not even be read.
         if last is not None and last.layout != LAYOUT_VERSION:
             raise ConfigError(
                 f"{self._changelog}[{self._partition}] holds state of layout {last.layout}, this "
                 f"version reads {LAYOUT_VERSION}; run the version that wrote it, or reset the "
                 "topics"
             )
-        # Only now: rows of another layout could not even be read.
-        for key, value in rows.items():
-            load(key, value)
-        return last, len(rows)
 
     def commit(self, records: Iterable[OutRecord], next_offset: int) -> None:
         """Write `records` and the marker as one transaction; return when it is committed.
@@ -262,12 +262,25 @@ def _collector_at_rest() -> Iterator[None]:
                 gc.enable()
 
 
-def _keep(rows: dict[bytes, bytes], key: bytes, value: bytes) -> None:
-    # A row that comes back after its tombstone belongs at the end, where it was put.
-    if value:
-        rows[key] = value
-    else:
-        rows.pop(key, None)
+class _Batches:
+    """Collects state rows and hands them on, many at a time, so that few are here twice."""
+
+    def __init__(self, load: Callable[[dict[bytes, bytes]], None]) -> None:
+        self._load = load
+        self._held: dict[bytes, bytes] = {}
+        self.rows = 0
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """The next row of the log."""
+        self._held[key] = value
+        self.rows += 1
+        if len(self._held) >= _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what is held."""
+        held, self._held = self._held, {}
+        self._load(held)
 
 
 def _ignore(_key: bytes, _value: bytes) -> None:

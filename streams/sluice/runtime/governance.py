@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
+
+import numpy as np
 
 from sluice.enforcement import budgets
 from sluice.enforcement.amounts import amount, scope_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.columnar import Counted, amounts
 from sluice.enforcement.decisions import Cause, control_key, decide
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
+from sluice.runtime.governing_columns import Charge, Charged, charge_run
+from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Outbox, Record
 from sluice.runtime.rows import budget_record
 from sluice.runtime.state import State
@@ -31,13 +36,8 @@ class ReferenceStore(Protocol):
         """Whether it arrived and cannot be read, or was never published."""
 
 
-class Charge(NamedTuple):
-    """A ledger that an event is charged to, with the rules that judge it."""
-
-    key: LedgerKey
-    ledger: Ledger
-    budget: Budget
-    policy: Policy
+# Far enough from 64 bits that no sum of a run leaves them.
+_ROOM = 2.0**62
 
 
 class Governance:
@@ -65,54 +65,74 @@ class Governance:
         # Ledgers with a standing decision, by what their control key names.
         self._standing: dict[tuple[str, str, str], set[LedgerKey]] = defaultdict(set)
         self._filled = False
+        self._restored_at = state.header.time
+        # No sum of a ledger was ever farther from 0.
+        self._most = 0
 
     # ---- usage
 
-    def ledgers_due(self, event: dict[str, Any]) -> list[Charge]:
-        """Ledgers that an event is charged to: one per budget in force that it counts in."""
-        if event["event_type"] == "admission":
-            return []
-        due = []
+    def has_room(self, charged: Charged) -> bool:
+        """Whether no ledger can leave 64 bits, whichever of these events are charged."""
+        self._fill()
+        usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
+        units = {budget.ledger_unit for policy in self.policies() for budget in policy.budgets}
+        columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
+        return self._most + max((float(np.abs(c).sum()) for c in columns), default=0) < _ROOM
+
+    def check(self, charged: Charged) -> None:
+        """Raise OverflowError where a ledger cannot take the only event of a run."""
+        event = charged.run.event(0)
+        price = int(charged.cost_pusd[0]) if charged.priced[0] else None
+        correction = event["event_type"] == "correction"
         for policy in self.policies():
             for budget in policy.budgets:
                 scope = scope_of(budget, event)
                 if scope is not None:
-                    due.append(self.charged(policy, budget, scope, event))
-        return due
+                    period = budgets.charged_period(budget, event["started_at"])
+                    of = self._charge(policy, budget, scope, period, event["tenant_id"])
+                    used = amount(budget.ledger_unit, event, price)
+                    budgets.check(of.ledger, used, correction=correction)
 
-    def charged(self, policy: Policy, budget: Budget, scope: str, event: dict[str, Any]) -> Charge:
-        """The ledger of an event in one budget, opened where there is none."""
-        period = budgets.charged_period(budget, event["started_at"])
+    def charge(self, charged: Charged) -> None:
+        """Charge the events of a run, all within one second, to their budgets, and judge these."""
+        self._fill()
+        charge_run(charged, self.policies(), self)
+
+    def opened(
+        self, policy: Policy, budget: Budget, counted: Counted, group: int, run: Run
+    ) -> Charge:
+        """The ledger of a group of events, opened where there is none."""
+        scope, period = counted.scopes[group], counted.periods[group]
         key = budgets.ledger_key(policy, budget, scope, period)
         ledger = self._state.ledgers.get(key)
         if ledger is None:
-            time, tenant_id = self._state.header.time, event["tenant_id"]
+            row = counted.first[group]
+            self._state.header.time = int(run.time[row])
+            tenant_id = run.usage.text("tenant_id").one(row) or ""
+            _, ledger, _, _ = self._charge(policy, budget, scope, period, tenant_id)
+            self._state.ledgers[key] = ledger
+        return Charge(key, ledger, budget, policy)
+
+    def _charge(
+        self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
+    ) -> Charge:
+        key = budgets.ledger_key(policy, budget, scope, period)
+        ledger = self._state.ledgers.get(key)
+        if ledger is None:
+            time = self._state.header.time
             ledger = budgets.open_ledger(budget, tenant_id, scope, period, time)
         return Charge(key, ledger, budget, policy)
 
-    def check(self, event: dict[str, Any], price: int | None, charge: Charge) -> None:
-        """Raise OverflowError where `settle` could not add the event."""
-        used = amount(charge.ledger.unit, event, price)
-        budgets.check(charge.ledger, used, correction=event["event_type"] == "correction")
-
-    def settle(
-        self, record: Record, event: dict[str, Any], price: int | None, charge: Charge
-    ) -> None:
-        """Charge an event and decide where it takes the usage over a threshold."""
-        key, ledger, budget, _ = charge
-        self._state.ledgers[key] = ledger
-        correction = event["event_type"] == "correction"
-        used = amount(ledger.unit, event, price)
-        gives_price = correction and price is not None and event["original_cost_pusd"] is None
-        budgets.charge(ledger, budget, used, event["started_at"], self._state.header.time)
-        budgets.count(ledger, used, priced=price is not None, correction=correction,
-                      gives_price=gives_price)  # fmt: skip
-        self.changed(key, ledger)
-        self.judge(charge, record.offset)
+    def judge_at(self, charge: Charge, offset: int, time: int) -> None:
+        """A ledger was charged by the event at `offset`; a rung may have moved."""
+        self._state.header.time = time
+        self.changed(charge.key, charge.ledger)
+        self.judge(charge, offset)
 
     def changed(self, key: LedgerKey, ledger: Ledger) -> None:
         """Note that a ledger is to be stored, published and looked at again when it is due."""
         ledger.dirty = True
+        self._most = max(self._most, budgets.largest(ledger))
         self._state.touch_ledger(key)
         self._agenda.enter(key, budgets.next_due(ledger))
 
@@ -123,7 +143,7 @@ class Governance:
         """
         key, ledger, budget, policy = charge
         time = self._state.header.time
-        if not ledger.period_start <= time < ledger.period_end:
+        if not budgets.is_current(ledger, time):
             return
         rung = budgets.rung_of(budget, ledger)
         if rung == ledger.rung and not (anew and rung):
@@ -133,7 +153,7 @@ class Governance:
         ledger.sequence = decision["sequence"]
         self._stand(key, ledger, decision["decision_id"], decision["expires_at"])
         self._state.count("decisions")
-        self._outbox.control(control_key(policy, key), encode("Decision", decision))
+        self._outbox.control(control_key(policy, key), encode("Decision", decision), time)
         if row:
             self.publish(key, offset + 1)
 
@@ -189,7 +209,7 @@ class Governance:
         self._stand(key, self._state.ledgers[key], None, None)
         policy = self.policy(key.policy_id)
         if policy is not None and key[:3] not in self._standing:
-            self._outbox.control(control_key(policy, key), None)
+            self._outbox.control(control_key(policy, key), None, self._state.header.time)
 
     def next_due(self) -> int | None:
         """Broker time (µs) at which something ends even if no record comes."""
@@ -202,12 +222,13 @@ class Governance:
             return
         self._filled = True
         for key, ledger in self._state.ledgers.items():
+            self._most = max(self._most, budgets.largest(ledger))
             self._agenda.enter(key, budgets.next_due(ledger))
             if ledger.decision_id is not None:
                 self._standing[key[:3]].add(key)
         for policy in self.policies():
-            due = limits_until(policy, self._state.header.time)
-            self._agenda.enter((policy.policy_id,), due)
+            # Of what the last owner knew: time may have moved on since the state was restored.
+            self._agenda.enter((policy.policy_id,), limits_until(policy, self._restored_at))
 
     def publish(self, key: LedgerKey, position: int) -> None:
         """Publish a ledger as a row that covers the input below `position`."""
@@ -245,7 +266,7 @@ class Governance:
         number, cause = self._outbox.number, self._cause(offset)
         for budget in policy.budgets:
             value = encode("BudgetRule", rule_record(policy, budget, cause))
-            self._outbox.control(rule_key(policy_id, budget.budget_id, number), value)
+            self._outbox.control(rule_key(policy_id, budget.budget_id, number), value, cause.time)
         self._agenda.enter((policy_id,), limits_until(policy, cause.time))
 
     def _drop_rules(self, before: Policy | None, after: Policy | None) -> None:
@@ -253,7 +274,7 @@ class Governance:
         for budget_id in sorted(before.by_id if before else ()):
             if before is not None and budget_id not in kept:
                 key = rule_key(before.policy_id, budget_id, self._outbox.number)
-                self._outbox.control(key, None)
+                self._outbox.control(key, None, self._state.header.time)
 
     def _rejudge(
         self, key: LedgerKey, before: Policy | None, after: Policy | None, offset: int
@@ -264,7 +285,7 @@ class Governance:
         moved = before is not None and after is not None and before.mode != after.mode
         other = budget is not None and ledger.unit != budget.ledger_unit
         if ledger.decision_id is not None and before and (budget is None or moved or other):
-            self._outbox.control(control_key(before, key), None)
+            self._outbox.control(control_key(before, key), None, self._state.header.time)
             ledger.rung = 0
             self._stand(key, ledger, None, None)
         if after is not None and budget is not None:

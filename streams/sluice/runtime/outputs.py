@@ -36,25 +36,35 @@ class Outbox:
     def __init__(self, topics: Topics, number: int) -> None:
         self.topics, self.number = topics, number
         self._records: list[OutRecord] = []
-        self.urgent = False
+        # Broker time (µs) of the record behind the first decision among them.
+        self.urgent_since: int | None = None
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a decision waits."""
+        return self.urgent_since is not None
 
     def take(self) -> list[OutRecord]:
         """Everything since the last call."""
-        records, self._records, self.urgent = self._records, [], False
+        records, self._records, self.urgent_since = self._records, [], None
         return records
 
     def row(self, topic: str, tenant_id: str, value: bytes) -> None:
         """A row about a tenant."""
-        self._records.append(OutRecord(topic, self.number, tenant_id.encode(), value))
+        self.keyed(topic, tenant_id.encode(), value)
+
+    def keyed(self, topic: str, key: bytes, value: bytes) -> None:
+        """A row about the tenant whose name is the key."""
+        self._records.append(OutRecord(topic, self.number, key, value))
 
     def partial(self, key: bytes, value: bytes) -> None:
         """This partition's share of a sum that spans tenants."""
         self._records.append(OutRecord(self.topics.partials, 0, key, value))
 
-    def control(self, key: bytes, value: bytes | None) -> None:
-        """A decision, or with None its end."""
+    def control(self, key: bytes, value: bytes | None, time: int) -> None:
+        """A decision, or with None its end, because of a record of broker time `time` (µs)."""
         self._records.append(OutRecord(self.topics.control, self.number, key, value))
-        self.urgent = True
+        self.urgent_since = time if self.urgent_since is None else self.urgent_since
 
     def dead_letter(self, record: Record, error: WireError) -> None:
         """A record that breaks its contract, as it came, with reason and position."""

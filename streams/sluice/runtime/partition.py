@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sluice.errors import WireError
-from sluice.metering.validate import check_usage
-from sluice.runtime.accounting import Accounting
+from sluice.metering.columnar.priced import Priced
+from sluice.runtime.accounting import Accounting, Refused
 from sluice.runtime.governance import Governance, ReferenceStore
+from sluice.runtime.governing_columns import Charged
+from sluice.runtime.incoming import Incoming, Run
 from sluice.runtime.outputs import Outbox, OutRecord, Record
 from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
 from sluice.runtime.state import HEADER, State
-from sluice.wire.batches import decode_all
 from sluice.wire.topics import Topics
 
 ANNOUNCE_US = 24 * 3_600_000_000
@@ -43,8 +46,11 @@ class Partition:
         self._accounting = Accounting(state, references)
         self._publishing = Publishing(state, self._outbox, generation << 48)
         self.waiting_for: tuple[str, str, str] | None = None
-        # Broker time (µs) of the first record whose decision waits to be committed.
-        self.urgent_since: int | None = None
+
+    @property
+    def urgent_since(self) -> int | None:
+        """Broker time (µs) of the first record whose decision waits to be committed."""
+        return self._outbox.urgent_since
 
     @property
     def urgent(self) -> bool:
@@ -62,19 +68,20 @@ class Partition:
 
         Fewer than all means that the next one activates a version that has not arrived yet.
         """
-        values = decode_all([record.value for record in records])
-        for index, (record, value) in enumerate(zip(records, values, strict=True)):
-            if isinstance(value, WireError):
-                self._advance(record)
-                self._dead_letter(record, value)
-                continue
-            name, fields = value
-            if name == "Activate" and not self._at_hand(fields):
-                return index
-            self._advance(record)
-            self._dispatch(record, name, fields)
-            if self._outbox.urgent and self.urgent_since is None:
-                self.urgent_since = record.timestamp * 1000
+        if not records:
+            return 0
+        incoming, begin = Incoming(records, self.state.header.time), 0
+        for end in incoming.ends().tolist():
+            if begin in incoming.others:
+                name, fields = incoming.others[begin]
+                if name == "Activate" and not self._at_hand(fields):
+                    return begin
+                self._advance(records[begin])
+                self._dispatch(records[begin], name, fields)
+            else:
+                self._advance(records[begin])
+                self._run(incoming, begin, end)
+            begin = end
         return len(records)
 
     def announce_due(self) -> bool:
@@ -94,7 +101,7 @@ class Partition:
 
     def take(self) -> list[OutRecord]:
         """State changes and outputs since the last call, as one checkpoint writes them."""
-        changelog, self.urgent_since = self._topics.meter_state, None
+        changelog = self._topics.meter_state
         rows = [OutRecord(changelog, self.number, k, v) for k, v in self.state.take_changes()]
         return rows + self._outbox.take()
 
@@ -126,41 +133,54 @@ class Partition:
     # ---- records
 
     def _dispatch(self, record: Record, name: str, fields: dict[str, Any]) -> None:
-        if name == "UsageEvent":
-            try:
-                self._usage(record, fields)
-            except WireError as error:
-                self._dead_letter(record, error)
-            except OverflowError as error:
-                self._dead_letter(record, WireError("sum_overflow", str(error)))
-        elif name == "Activate":
+        if name == "Activate":
             self._activate(record, fields)
         elif name not in ("Tick", "HolderReport"):
             self._dead_letter(record, WireError("unexpected_record", f"{name} on a usage topic"))
 
-    def _usage(self, record: Record, event: dict[str, Any]) -> None:
-        try:
-            check_usage(event, record.key, self.state.header.time)
-        except WireError:
-            if self._accounting.is_repeated_fault(record, event):
-                return
-            raise
-        if not self._accounting.is_new(record, event):
-            return
-        if event["event_type"] == "admission":
-            self._accounting.add_refusals(record, event)
-        else:
-            self._charge(record, event)
+    def _run(self, incoming: Incoming, begin: int, end: int) -> None:
+        """Apply usage within one second, and what cannot be read between it."""
+        faults: Refused = [
+            (incoming.records[place], error)
+            for place, error in incoming.faults.items()
+            if begin <= place < end
+        ]
+        run = incoming.run(begin, end)
+        if len(run.records):
+            faults += self._usage(run)
+        self.state.header.time = int(incoming.time[end - 1])
+        for record, error in sorted(faults, key=lambda fault: fault[0].offset):
+            self._dead_letter(record, error)
 
-    def _charge(self, record: Record, event: dict[str, Any]) -> None:
-        """Add an event to every sum and to its budgets, all or none of them."""
-        labelled, context = self._accounting.labelled(event)
-        due = self._governance.ledgers_due(event)
-        for charge in due:
-            self._governance.check(event, labelled.cost_pusd, charge)
-        self._accounting.add(record, event, labelled, context)
-        for charge in due:
-            self._governance.settle(record, event, labelled.cost_pusd, charge)
+    def _usage(self, run: Run) -> Refused:
+        """Apply a run; events that break a rule."""
+        fresh, refused = self._accounting.fresh(run)
+        told = fresh.usage.coded("event_type").where("admission")
+        if told.any():
+            refused += self._accounting.add_refusals(fresh.take(np.flatnonzero(told)))
+            fresh = fresh.take(np.flatnonzero(~told))
+        if not len(fresh.records):
+            return refused
+        charged, found, more = self._accounting.priced(fresh)
+        return refused + more + (self._charge(charged, found) if len(charged.records) else [])
+
+    def _charge(self, run: Run, found: Priced) -> Refused:
+        """Add events to every sum and to their budgets, each to all or none of them."""
+        labelled = self._accounting.labelled(run, found)
+        charged = Charged(run, found.cost_pusd, found.priced)
+        if self._accounting.has_room(labelled) and self._governance.has_room(charged):
+            self._governance.charge(self._accounting.add(labelled))
+            return []
+        if len(run.records) > 1:
+            ones = [np.array([row]) for row in range(len(run.records))]
+            return [fault for one in ones for fault in self._charge(run.take(one), found.take(one))]
+        try:
+            self._accounting.check(labelled)
+            self._governance.check(charged)
+        except OverflowError as error:
+            return [(run.records[0], WireError("sum_overflow", str(error)))]
+        self._governance.charge(self._accounting.add(labelled))
+        return []
 
     # ---- versions
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
-from sluice.metering import cohorts, sources, tasks
-from sluice.metering.cohorts import HOUR_US, CohortHour
-from sluice.metering.windows import row_record, watermark
+from sluice.metering import cohorts, sources
+from sluice.metering.cohorts import HOUR_US, CohortHour, task_cohort
+from sluice.metering.columnar.window_rows import row_columns
+from sluice.metering.windows import watermark
 from sluice.runtime.outputs import Outbox
-from sluice.runtime.state import COHORT, SOURCE, TASK, WINDOW, State
+from sluice.runtime.state import COHORT, SOURCE, State
 from sluice.wire.codec import encode_row
+from sluice.wire.column_types import Coded, Column
+from sluice.wire.layout import layout
 
 SECOND_US = 1_000_000
 PUBLISH_S = 5  # windows, tasks, ledgers
@@ -27,18 +31,22 @@ class Publishing:
 
     def rows(self, position: int) -> None:
         """Publish window rows and tasks that changed; close and end what is due."""
-        state, time = self._state, self._state.header.time
-        state.touch_all(WINDOW, state.windows.close_due(time))
-        state.touch_all(TASK, state.tasks.end_silent(time))
+        windows, tasks, time = self._state.windows, self._state.tasks, self._state.header.time
+        windows.close_due(time)
+        tasks.end_silent(time)
         version, topics = self._version_base + position, self._outbox.topics
-        for window, sums in state.windows.take_dirty():
-            state.touch(WINDOW, window)
-            value = encode_row("WindowRow", row_record(window, sums, time, version))
-            self._outbox.row(topics.windows, window.tenant_id, value)
-        for task, task_sums in state.tasks.take_dirty():
-            state.touch(TASK, task)
-            value = encode_row("TaskRow", tasks.row_record(task, task_sums, version))
-            self._outbox.row(topics.tasks, task.tenant_id, value)
+        slots = windows.take_dirty()
+        self._rows(topics.windows, "WindowRow", row_columns(windows, slots, time, version))
+        self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
+
+    def _rows(self, topic: str, name: str, columns: Mapping[str, Column | Coded]) -> None:
+        tenants = columns["tenant_id"]
+        if not isinstance(tenants, Coded) or not len(tenants.codes):
+            return
+        keys = [(text or "").encode() for text in tenants.values]
+        values = layout(name).write(columns, len(tenants.codes))
+        for code, value in zip(tenants.codes.tolist(), values, strict=True):
+            self._outbox.keyed(topic, keys[code], value)
 
     def round(self, position: int) -> None:
         """Publish how complete producers are, and what cohorts cost."""
@@ -57,11 +65,10 @@ class Publishing:
     def sweep(self) -> None:
         """Drop what nothing can change any more; a task that is over counts in its cohort."""
         state, time = self._state, self._state.header.time
-        for key, sums in state.tasks.evict(time):
-            state.touch(TASK, key)
-            hour = CohortHour(tasks.cohort_of(sums), time - time % HOUR_US)
-            if tasks.is_counted(sums):
-                state.cohorts.add(hour, sums.cost_pusd, sums.input_tokens)
+        for task in state.tasks.evict(time):
+            hour = CohortHour(task_cohort(task.name), time - time % HOUR_US)
+            if task.counted:
+                state.cohorts.add(hour, task.cost_pusd, task.input_tokens)
                 state.touch(COHORT, hour)
         state.forget_old(time)
 
@@ -70,7 +77,7 @@ class Publishing:
         state, time = self._state, self._state.header.time
         dues = [state.windows.next_due(), state.tasks.next_due()]
         ledgers = any(ledger.dirty for ledger in state.ledgers.values())
-        if state.windows.dirty or state.tasks.dirty or ledgers:
+        if state.windows.has_dirty() or state.tasks.has_dirty() or ledgers:
             dues.append(_next(time, PUBLISH_S))
         sources_wait = any(sums.dirty for sums in state.sources.rows.values())
         if sources_wait or any(sums.dirty for sums in state.cohorts.rows.values()):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.metering.cohorts import Cohort, CohortHour, Cohorts, CohortSums
-from sluice.metering.row_sums import WindowSums
+from sluice.metering.columnar.tasks import TaskTable
+from sluice.metering.columnar.windows import WindowTable
 from sluice.metering.sources import SourceKey, Sources, SourceSums
-from sluice.metering.tasks import TaskKey, Tasks, TaskSums
-from sluice.metering.windows import WindowKey, Windows
+from sluice.runtime.state_rows import changed_tasks, changed_windows, load_tasks, load_windows
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
@@ -42,9 +42,7 @@ _cohort_key = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, str, str], int]
 _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {
     SOURCE: (lambda b: SourceKey(*_any(b)), msgspec.msgpack.Decoder(SourceSums).decode),
     UNNUMBERED: (lambda b: tuple(_any(b)), _any),
-    WINDOW: (lambda b: WindowKey(*_any(b)), msgspec.msgpack.Decoder(WindowSums).decode),
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
-    TASK: (lambda b: TaskKey(*_any(b)), msgspec.msgpack.Decoder(TaskSums).decode),
     COHORT: (lambda b: _cohort_hour(*_cohort_key(b)), msgspec.msgpack.Decoder(CohortSums).decode),
 }
 
@@ -55,32 +53,31 @@ class State:
     def __init__(self, lateness_us: int, dedupe_window_us: int) -> None:
         self.header = Header()
         self.sources = Sources(dedupe_window_us)
-        self.windows = Windows(lateness_us)
+        self.windows = WindowTable(lateness_us)
         self.ledgers: dict[LedgerKey, Ledger] = {}
-        self.tasks = Tasks()
+        self.tasks = TaskTable()
         self.cohorts = Cohorts(lateness_us)
         self._changed: dict[tuple[bytes, Any], None] = {}
 
-    def load(self, key: bytes, value: bytes) -> None:
-        """Take one row of the changelog; an empty value removes it."""
-        kind, identity = key[:1], key[1:]
-        if kind == HEADER:
-            self.header = _header(value)
-            return
-        decode_key, decode_row = _DECODERS[kind]
-        found, row = decode_key(identity), decode_row(value) if value else None
-        if kind == WINDOW:
-            self.windows.put(found, row) if row else self.windows.drop(found)
-        elif kind == TASK:
-            self.tasks.put(found, row) if row else self.tasks.drop(found)
-        elif row is None:
-            self._table(kind).pop(found, None)
-        else:
-            self._table(kind)[found] = row
+    def load(self, rows: Mapping[bytes, bytes]) -> None:
+        """Take rows of the changelog, one for each key; an empty value removes a row."""
+        columnar: dict[bytes, dict[bytes, bytes]] = {WINDOW: {}, TASK: {}}
+        for key, value in rows.items():
+            kind, identity = key[:1], key[1:]
+            if kind in columnar:
+                columnar[kind][identity] = value
+            elif kind == HEADER:
+                self.header = _header(value)
+            else:
+                decode_key, decode_row = _DECODERS[kind]
+                _put(self._table(kind), decode_key(identity), decode_row(value) if value else None)
+        load_windows(self.windows, columnar[WINDOW])
+        load_tasks(self.tasks, columnar[TASK])
 
     def changed(self) -> bool:
         """Whether a snapshot would write anything."""
-        return bool(self._changed)
+        columnar = self.windows.has_changed() or self.tasks.has_changed()
+        return columnar or bool(self._changed)
 
     def take_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Rows that changed since the last call, encoded; None removes a row."""
@@ -91,12 +88,13 @@ class State:
                 continue
             row = self._table(kind).get(identity)
             yield kind + _encode(identity), None if row is None else _encode(row)
+        yield from ((WINDOW + key, row) for key, row in changed_windows(self.windows))
+        yield from ((TASK + key, row) for key, row in changed_tasks(self.tasks))
 
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
-            WINDOW: self.windows.rows, LEDGER: self.ledgers,
-            TASK: self.tasks.rows, COHORT: self.cohorts.rows,
+            LEDGER: self.ledgers, COHORT: self.cohorts.rows,
         }  # fmt: skip
         return tables[kind]
 
@@ -125,7 +123,7 @@ class State:
         self.touch_all(SOURCE, self.sources.give_up(time))
         self.count("lost", sum(s.lost for s in self.sources.rows.values()) - lost_before)
         self.touch_all(SOURCE, self.sources.evict(time))
-        self.touch_all(WINDOW, self.windows.evict(time))
+        self.windows.evict(time)
         self.touch_all(COHORT, self.cohorts.evict(time))
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
@@ -134,3 +132,10 @@ class State:
 
 def _cohort_hour(cohort: tuple[str, str, str, str, str], hour_start: int) -> CohortHour:
     return CohortHour(Cohort(*cohort), hour_start)
+
+
+def _put(table: dict[Any, Any], identity: Any, row: Any) -> None:
+    if row is None:
+        table.pop(identity, None)
+    else:
+        table[identity] = row

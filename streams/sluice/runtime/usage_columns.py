@@ -18,7 +18,7 @@ from sluice.metering.columnar.checks import surely_fine
 from sluice.metering.columnar.labels import Limits, bands, limits
 from sluice.metering.columnar.prices import Prices
 from sluice.metering.columnar.rating import Parts, Rated, rate
-from sluice.metering.columnar.usage import Usage
+from sluice.metering.columnar.usage import Usage, whole_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.runtime.storing import LAST_OFFSET
 from sluice.wire.column_types import Bools, Column, Ints, Items, Numbers
@@ -58,10 +58,8 @@ def usage_columns(
     run: Run, place: Place, prices: Prices, baseline: Baseline | None
 ) -> tuple[Arrays, Ints]:
     """Columns of usage_events, and which records of the run are not among them."""
-    columns, whole = read_usage(run.values)
-    chosen = np.flatnonzero(whole)
-    usage = Usage(columns, len(whole))
-    usage = usage if len(chosen) == len(whole) else usage.take(chosen)
+    columns = read_usage(run.values)
+    usage, chosen = whole_usage(columns)
     fine = surely_fine(usage, [run.keys[row] for row in chosen.tolist()], run.times[chosen])
     usage, chosen = _kept(usage, chosen, fine)
     rated, found = rate(usage, prices), limits(usage, prices, baseline)
@@ -73,7 +71,7 @@ def usage_columns(
     arrays = _own(usage) | _priced(usage, rated, found, asked)
     arrays |= _versions(usage, prices, found, baseline, asked)
     arrays |= _placed(usage, run, place, chosen)
-    return arrays, np.setdiff1d(np.arange(len(whole)), chosen, assume_unique=True)
+    return arrays, np.setdiff1d(np.arange(len(columns.whole)), chosen, assume_unique=True)
 
 
 def _kept(usage: Usage, chosen: Ints, kept: Bools) -> tuple[Usage, Ints]:

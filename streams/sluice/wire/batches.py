@@ -9,7 +9,7 @@ import numpy as np
 
 from sluice.errors import WireError
 from sluice.wire.codec import decode
-from sluice.wire.column_types import Bools, Column, Columns, Items, Numbers, Texts
+from sluice.wire.column_types import Bools, Coded, Column, Columns, Items, Numbers, Single
 from sluice.wire.columns import is_readable, read_usage
 
 # Below this the steps of the columnar reader cost more than they save.
@@ -55,11 +55,11 @@ def _values(column: Column, whole: Bools) -> list[Any]:
     return _leaves(column.take(rows))
 
 
-def _leaves(column: Texts | Numbers) -> list[Any]:
+def _leaves(column: Single) -> list[Any]:
     if isinstance(column, Numbers):
         return _numbers(column)
     # Few of the names in a chunk differ: each is made once.
-    codes, names = column.coded()
+    codes, names = column if isinstance(column, Coded) else column.coded()
     return [names[code] for code in codes.tolist()]
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
+from sluice.compiled import Bools, Bytes, Ints
+from sluice.wire.distinct_texts import code
+
+__all__ = [
+    "AnyColumn", "Bools", "Bytes", "Coded", "Column", "Columns", "Ints", "Items", "Numbers", "Rows",
+    "Single", "Texts",
+]  # fmt: skip
+
 Rows = Ints | slice  # a slice stands for all rows: no copy is made
 
 
@@ -24,6 +29,14 @@ class Coded(NamedTuple):
         """Rows with one of these values."""
         found: Bools = np.array([value in wanted for value in self.values], dtype=np.bool_)
         return found[self.codes] if len(self.values) else np.zeros(0, dtype=np.bool_)
+
+    def take(self, rows: Rows) -> Coded:
+        """The texts of some rows."""
+        return Coded(self.codes[rows], self.values)
+
+    def array(self) -> pa.Array:
+        """The texts as an Arrow array."""
+        return pa.array(self.values, pa.string()).take(pa.array(self.codes))
 
 
 class Texts(NamedTuple):
@@ -56,11 +69,15 @@ class Texts(NamedTuple):
 
     def coded(self) -> Coded:
         """The distinct strings and which of them each row has."""
-        if not (self.length >= 0).any():
-            return Coded(np.zeros(len(self.length), dtype=np.int64), [None])
-        found = self.array().dictionary_encode(null_encoding="encode")
-        codes = found.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        return Coded(codes, found.dictionary.to_pylist())
+        codes, firsts = code(self.buffer, self.start, self.length)
+        text = self.buffer.data
+        values = [
+            None if length < 0 else str(text[start : start + length], "utf-8")
+            for start, length in zip(
+                self.start[firsts].tolist(), self.length[firsts].tolist(), strict=True
+            )
+        ]
+        return Coded(codes, values)
 
     def one(self, row: int) -> str | None:
         """The string of one row."""
@@ -99,7 +116,7 @@ class Items(NamedTuple):
     """Entries of a list field: the row of each, and its fields; lists without entries have none."""
 
     row: Ints
-    fields: dict[str, Texts | Numbers]
+    fields: Mapping[str, Single]
     is_plain: bool  # of single values, in the field "value", not of records
 
     def take(self, rows: Ints) -> Items:
@@ -121,13 +138,15 @@ class Items(NamedTuple):
         return pa.ListArray.from_arrays(pa.array(ends), entries)
 
 
+Single = Texts | Numbers | Coded
 Column = Texts | Numbers | Items
+AnyColumn = Column | Coded  # of those that are written
 
 
 class Columns(NamedTuple):
     """Columns by field name, and which rows hold; the others are to be read one by one."""
 
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
     whole: Bools
 
 

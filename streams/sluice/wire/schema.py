@@ -68,12 +68,17 @@ def by_fingerprint(frame: bytes) -> tuple[str, Schema]:
 
 @cache
 def columnar_schema(name: str) -> Schema:
-    """The current schema as the header of a container that polars reads; datums stay the same.
+    """The current schema of a record as `columnar` gives it."""
+    return columnar(schema(name))
+
+
+def columnar(raw: Schema) -> Schema:
+    """A schema as the header of a container that polars reads; datums stay the same.
 
     polars refuses defaults and references to named types, so documentation and defaults are left
     out, and a record used twice is written out at each place under a name of its own.
     """
-    header: Schema = _columnar(schema(name), {}, "")
+    header: Schema = _columnar(raw, {}, "")
     return header
 
 

@@ -11,12 +11,15 @@ from tests.builders import (
     activate,
     governed,
     record,
+    sums_of,
+    task_rows,
     tick,
     usage,
+    window_rows,
 )
 
 from sluice.metering.baselines import Baseline, Norm
-from sluice.metering.causes import CAUSES
+from sluice.metering.tasks import TaskKey
 from sluice.runtime.partition import Partition
 from sluice.wire.codec import decode
 
@@ -50,10 +53,10 @@ def test_the_measured_baseline_switches_in_band() -> None:
     name = ("baseline", "default", norm.version)
     references.held[name] = norm
     part.apply([*start, record(2, usage(1)), activate(3, name), record(4, usage(2))])
-    (row,) = part.state.windows.rows.values()
+    (row,) = window_rows(part.state).values()
     assert (row.packaged, row.unlabelled, row.baseline_version) == (1, 0, norm.version)
     # 30,000,000 each: below the packaged median of 112,850,000, then over 1 and 10,000,000.
-    assert row.bands == [30_000_001, 9_999_999, 20_000_000]
+    assert (row.body_pusd, row.shoulder_pusd, row.tail_pusd) == (30_000_001, 9_999_999, 20_000_000)
 
 
 def test_a_withdrawn_baseline_leaves_the_packaged_one() -> None:
@@ -63,7 +66,7 @@ def test_a_withdrawn_baseline_leaves_the_packaged_one() -> None:
     references.held["baseline", "default", norm.version] = norm
     part.apply([*start, activate(2, ("baseline", "default", norm.version)),
                 activate(3, ("baseline", "default", "")), record(4, usage(1))])  # fmt: skip
-    (row,) = part.state.windows.rows.values()
+    (row,) = window_rows(part.state).values()
     assert (part.state.header.baseline, row.packaged, row.baseline_version) == (None, 1, None)
 
 
@@ -73,17 +76,18 @@ def test_a_loop_costs_its_task_and_is_no_norm() -> None:
             "tool_args_hash": "x", "result_hash": "r", "task_id": "t", "input_tokens": 0,
             "output_tokens": 0}  # fmt: skip
     part = applied(*(billed(k, 10, **tool) for k in range(1, 6)))
-    (row,) = part.state.windows.rows.values()
-    (task,) = part.state.tasks.rows.values()
+    (row,) = window_rows(part.state).values()
+    (task,) = task_rows(part.state).values()
     (cohort,) = part.state.cohorts.rows.values()
-    assert row.overhead[CAUSES.index("loop")] == task.loop_pusd == 20
+    assert row.overhead_by_cause[-1] == {"key": "loop", "value": task.loop_pusd}
+    assert task.loop_pusd == 20
     assert (task.tool_calls, cohort.events) == (5, 3)
 
 
 def test_a_duplicate_adds_to_nothing_but_its_counter() -> None:
     """Window, task and cohort hold one event after two deliveries."""
     part = applied(usage(1, task_id="t"), usage(1, task_id="t"))
-    tables = (part.state.windows.rows, part.state.tasks.rows, part.state.cohorts.rows)
+    tables: list[Any] = [window_rows(part.state), task_rows(part.state), part.state.cohorts.rows]
     assert [next(iter(table.values())).events for table in tables] == [1, 1, 1]
     assert part.state.header.counters["duplicates"] == 1
 
@@ -103,18 +107,12 @@ def test_an_unnumbered_event_from_the_future_is_applied_once() -> None:
     assert part.state.header.counters["events"] == 1
 
 
-def _snapshot(part: Partition) -> list[Any]:
-    state = part.state
-    tables = (state.windows.rows, state.tasks.rows, state.ledgers, state.cohorts.rows)
-    return [{key: repr(row) for key, row in table.items()} for table in tables]
-
-
 def refused(part: Partition, event: dict[str, Any]) -> bool:
     """Whether an event went to the dead-letter topic without touching any sum."""
-    before = _snapshot(part)
+    before = sums_of(part.state)
     part.apply([record(50, event)])
     reason = "dead_letters.sum_overflow"
-    return part.state.header.counters.get(reason) == 1 and _snapshot(part) == before
+    return part.state.header.counters.get(reason) == 1 and sums_of(part.state) == before
 
 
 def test_a_full_ledger_refuses_the_event_everywhere() -> None:
@@ -146,7 +144,7 @@ def test_a_row_full_of_task_tails_refuses_another() -> None:
         for k in (1, 2)
     ]
     part = applied(*events, usage(3, task_id="t1", started_at=NOW - 3 * day))
-    assert part.state.tasks.rows["acme", "t1"].baseline_pusd is not None
+    assert task_rows(part.state)[TaskKey("acme", "t1")].baseline_pusd is not None
     assert refused(part, usage(4, task_id="t2", started_at=NOW - 3 * day))
 
 

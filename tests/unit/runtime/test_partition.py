@@ -17,6 +17,7 @@ from tests.builders import (
     record,
     tick,
     usage,
+    window_rows,
 )
 
 from sluice.metering.sources import SourceKey
@@ -71,7 +72,7 @@ def test_old_usage_without_numbers_goes_to_a_lane() -> None:
     old = NOW - 7_200_000_000
     part.apply([*start, record(2, usage(1, source_seq=None, occurred_at=old, started_at=old))])
     assert part.state.header.counters["unprotected"] == 1
-    assert [key.lane for key in part.state.windows.rows] == ["2027-01-15"]
+    assert [key.lane for key in window_rows(part.state)] == ["2027-01-15"]
 
 
 def _decisions(part: Partition) -> tuple[dict[str, Any], dict[str, Any]]:

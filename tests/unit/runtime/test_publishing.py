@@ -111,7 +111,7 @@ def test_a_silent_partition_is_woken_until_nothing_waits() -> None:
             break
         part.apply([tick(offset, now)])
         offset, woken, due = offset + 1, woken + 1, part.next_due()
-    assert part.state.tasks.rows == {}
+    assert len(part.state.tasks) == 0
     assert not any(sums.dirty for sums in part.state.cohorts.rows.values())
-    assert not part.state.windows.dirty
+    assert not part.state.windows.has_dirty()
     assert woken < 100

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.builders import NOW, TOPICS, governed, partition, record, tick, usage
+from tests.builders import (
+    NOW,
+    TOPICS,
+    governed,
+    partition,
+    record,
+    sums_of,
+    task_rows,
+    tick,
+    usage,
+)
 
 from sluice.metering.sources import SourceKey
 from sluice.metering.tasks import TaskKey
@@ -23,15 +33,14 @@ def restored(log: list[tuple[bytes, bytes]]) -> State:
     """The state after every row of a log that was never compacted."""
     state = State(HOUR_US, HOUR_US)
     for key, value in log:
-        state.load(key, value)
+        state.load({key: value})
     return state
 
 
 def tables(state: State) -> list[Any]:
     """Everything that a state remembers."""
-    return [state.header, state.sources.rows, state.sources.unnumbered, state.windows.rows,
-            state.windows.dirty, state.ledgers, state.tasks.rows, state.tasks.dirty,
-            state.cohorts.rows]  # fmt: skip
+    return [state.header, state.sources.rows, state.sources.unnumbered, *sums_of(state),
+            state.windows.has_dirty(), state.tasks.has_dirty()]  # fmt: skip
 
 
 def test_every_kind_of_row_survives_the_changelog() -> None:
@@ -42,7 +51,7 @@ def test_every_kind_of_row_survives_the_changelog() -> None:
     state = restored(logged(part))
     assert tables(state) == tables(part.state)
     assert all(tables(state)[1:])
-    assert isinstance(next(iter(state.tasks.rows)), TaskKey)
+    assert isinstance(next(iter(task_rows(state))), TaskKey)
     assert isinstance(next(iter(state.sources.rows)), SourceKey)
 
 
@@ -57,10 +66,10 @@ def test_a_log_of_dirty_published_and_dropped_rows_leaves_nothing_to_publish() -
         log += logged(part)
     state = restored(log)
     assert tables(state) == tables(part.state)
-    assert (state.windows.rows, state.tasks.rows) == ({}, {})
+    assert (len(state.windows), len(state.tasks)) == (0, 0)
     successor = partition(_references(part), stored=dict(log))
     successor.apply([tick(6, NOW + 5 * HOUR_US)])
-    assert state.windows.dirty == set()
+    assert not state.windows.has_dirty()
 
 
 def _references(part: Partition) -> Any:

@@ -15,6 +15,7 @@ from tests.builders import (
     record,
     tick,
     usage,
+    window_rows,
 )
 
 from sluice.metering.baselines import Baseline, Norm
@@ -154,9 +155,9 @@ def test_events_have_the_bands_that_their_window_has() -> None:
     part.apply(made)
     rows, _ = storing(references).rows(TOPICS.usage, 0, made, Position(0))
     events = rows["usage_events"]
-    windows = part.state.windows.rows.values()
-    for place, name in enumerate(("body_pusd", "shoulder_pusd", "tail_pusd")):
-        assert sum(e[name] for e in events) == sum(w.bands[place] for w in windows)
+    windows = window_rows(part.state).values()
+    for name in ("body_pusd", "shoulder_pusd", "tail_pusd"):
+        assert sum(e[name] for e in events) == sum(getattr(w, name) for w in windows)
     assert sum(e["cost_pusd"] or 0 for e in events) == sum(w.cost_pusd for w in windows)
     for e in events:
         explained = sum(part["cost_pusd"] for part in e["usage_by_class"])

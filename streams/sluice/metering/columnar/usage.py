@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from sluice.metering.quantities import REQUEST_TYPES
-from sluice.wire.column_types import Bools, Coded, Column, Ints, Items, Numbers, Texts
+from sluice.wire.column_types import Bools, Coded, Column, Columns, Ints, Items, Numbers, Texts
 
 _MOST_GROUPS = 2**62
 
 
 class Usage:
-    """Columns of the UsageEvents of some rows, named like the fields of the schema."""
+    """Columns of the UsageEvents of some rows, named like the fields of the schema.
+
+    Rows of it are taken without being copied: a column is, once somebody asks for it.
+    """
 
     def __init__(self, columns: Mapping[str, Column], rows: int) -> None:
-        self.columns = columns
+        self.columns: Mapping[str, Column] = columns
         self.rows = rows
+        self._root, self._chosen = self, np.zeros(0, dtype=np.int64)
         self._coded: dict[str, Coded] = {}
 
     def take(self, rows: Ints) -> Usage:
         """The events of some rows, in ascending order."""
-        taken = {name: column.take(rows) for name, column in self.columns.items()}
-        return Usage(taken, len(rows))
+        chosen = rows if self._root is self else self._chosen[rows]
+        taken = Usage(_Taken(self._root.columns, chosen), len(rows))
+        taken._root, taken._chosen = self._root, chosen
+        return taken
 
     def number(self, name: str) -> Numbers:
         """A field of numbers, instants or booleans; null has the value 0 and is not known."""
@@ -39,10 +45,19 @@ class Usage:
         return cast("Items", self.columns[name])
 
     def coded(self, name: str) -> Coded:
-        """A text field by its distinct values, which are looked for once."""
+        """A text field by its distinct values, which are looked for once.
+
+        There may be values that no row has.
+        """
         if name not in self._coded:
-            self._coded[name] = self.text(name).coded()
+            self._coded[name] = self._looked_for(name)
         return self._coded[name]
+
+    def _looked_for(self, name: str) -> Coded:
+        if self._root is self:
+            return self.text(name).coded()
+        codes, values = self._root.coded(name)
+        return Coded(codes[self._chosen], values)
 
     def known_codes(self, name: str) -> Coded | None:
         """The distinct values of a field where somebody asked for them before."""
@@ -58,6 +73,35 @@ class Usage:
     def requests(self) -> Bools:
         """Rows that are inferences or embeddings."""
         return self.coded("event_type").where(*REQUEST_TYPES)
+
+
+def whole_usage(columns: Columns) -> tuple[Usage, Ints]:
+    """The events of the rows that were read whole, and which rows these are."""
+    chosen = np.flatnonzero(columns.whole)
+    if len(chosen) == len(columns.whole):
+        return Usage(columns.columns, len(chosen)), chosen
+    # Texts of other rows may be anything: they must not be looked at together with these.
+    return Usage(_Taken(columns.columns, chosen), len(chosen)), chosen
+
+
+class _Taken(Mapping[str, Column]):
+    """Some rows of columns, each taken when it is asked for and then kept."""
+
+    def __init__(self, columns: Mapping[str, Column], rows: Ints) -> None:
+        self._columns = columns
+        self._rows = rows
+        self._taken: dict[str, Column] = {}
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._taken:
+            self._taken[name] = self._columns[name].take(self._rows)
+        return self._taken[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 class Groups(NamedTuple):

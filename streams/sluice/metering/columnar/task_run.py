@@ -1,0 +1,179 @@
+"""A run of usage events made ready for the loop that adds them to their tasks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sluice.metering import loops, packaged
+from sluice.metering.baselines import Baseline
+from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar.distinct import coded_of, groups_of
+from sluice.metering.columnar.names import EMPTY, Names
+from sluice.metering.columnar.usage import Usage
+from sluice.metering.quantities import REQUEST_TYPES
+from sluice.metering.tasks import TaskKey
+from sluice.money import INT64_MAX
+from sluice.wire.column_types import Bools, Coded, Ints
+
+
+class TaskRun(NamedTuple):
+    """Events in their order, checked and deduplicated, none of them of an admission point.
+
+    `time`: broker time, µs; `cost_pusd`: 0 where not `priced`; `tail_pusd`: the event's own band;
+    `q95_pusd`: its threshold where `known`.
+    """
+
+    usage: Usage
+    time: Ints
+    cost_pusd: Ints
+    priced: Bools
+    tail_pusd: Ints
+    q95_pusd: Ints
+    known: Bools
+    baseline: Baseline | None
+
+
+class TaskEffects(NamedTuple):
+    """What tasks tell about each event: as the fields of `causes.Context`, and the task tail.
+
+    `usual_input` is 0 where unknown; `task_tail_pusd` 0 where not known.
+    """
+
+    looping: Bools
+    cached_tokens: Ints
+    usual_input: Ints
+    task_tail_pusd: Ints
+    task_tail_known: Bools
+
+
+class TaskRows(NamedTuple):
+    """The rows of a run that belong to tasks: their keys, the `group` of each, first of each."""
+
+    rows: Ints
+    keys: list[TaskKey]
+    group: Ints
+    first: Ints
+
+
+def task_rows(usage: Usage) -> TaskRows:
+    """Which events belong to which task."""
+    rows = np.flatnonzero(usage.text("task_id").length >= 0)
+    tenants, tasks = coded_of(usage, "tenant_id", rows), coded_of(usage, "task_id", rows)
+    groups = groups_of(tasks.codes, tenants.codes)
+    pairs = zip(tenants.codes[groups.first].tolist(), tasks.codes[groups.first].tolist(),
+                strict=True)  # fmt: skip
+    keys = [TaskKey(tenants.values[a] or "", tasks.values[b] or "") for a, b in pairs]
+    return TaskRows(rows, keys, groups.of, groups.first)
+
+
+def events_of(run: TaskRun, rows: Ints, names: Names) -> Ints:
+    """Rows of a run as the loop reads them."""
+    usage = run.usage
+    outcome = coded_of(usage, "outcome", rows)
+    events = np.empty((len(rows), kernels.EVENT_COLUMNS), dtype=np.int64)
+    events[:, kernels.KIND] = _kind(run, rows)
+    for column, values in (
+        (kernels.TIME, run.time), (kernels.TAIL, run.tail_pusd), (kernels.Q95, run.q95_pusd),
+    ):  # fmt: skip
+        events[:, column] = values[rows]
+    events[:, kernels.COST] = np.where(run.priced[rows], run.cost_pusd[rows], 0)
+    for column, name in _NUMBERS:
+        events[:, column] = usage.number(name).value[rows]
+    events[:, kernels.CACHED] += usage.number("cache_write_input_tokens").value[rows]
+    for column, name in _TEXTS:
+        events[:, column] = names.numbers(coded_of(usage, name, rows))
+    events[:, kernels.OUTCOME_OF] = names.numbers(outcome)
+    asked = names.numbers(coded_of(usage, "request_model", rows))
+    answered = events[:, kernels.MODEL_OF]
+    events[:, kernels.MODEL_OF] = np.where(answered > EMPTY, answered, asked)
+    is_tool = (events[:, kernels.KIND] & kernels.TOOL) != 0
+    events[:, kernels.SYMBOL] = _symbols(usage, rows, is_tool, outcome.where("error"))
+    events[:, kernels.PARENT] = _parents(usage, rows)
+    return events
+
+
+_NUMBERS = (
+    (kernels.OCCURRED_AT, "occurred_at"), (kernels.STARTED, "started_at"),
+    (kernels.INPUT, "input_tokens"), (kernels.OUTPUT, "output_tokens"),
+    (kernels.CACHED, "cache_read_input_tokens"), (kernels.DEPTH_OF, "depth"),
+)  # fmt: skip
+_TEXTS = (
+    (kernels.PROJECT_OF, "project_id"), (kernels.AGENT_OF, "agent_name"),
+    (kernels.WORKFLOW_OF, "workflow_name"), (kernels.SLO_OF, "slo_outcome"),
+    (kernels.MODEL_OF, "response_model"),
+)  # fmt: skip
+_KINDS = {
+    **dict.fromkeys(REQUEST_TYPES, kernels.REQUEST),
+    "inference": kernels.REQUEST | kernels.INFERENCE,
+    "tool": kernels.TOOL,
+    "correction": kernels.CORRECTION,
+}
+
+
+def _kind(run: TaskRun, rows: Ints) -> Ints:
+    usage = run.usage
+    types = coded_of(usage, "event_type", rows)
+    kinds = [_KINDS.get(value or "", 0) for value in types.values]
+    found = np.array(kinds, dtype=np.int64)[types.codes]
+    again = usage.text("attempt_kind").length >= 0
+    again |= usage.number("attempt").value > 1
+    for bit, has in (
+        (kernels.AGAIN, again), (kernels.PRICED, run.priced), (kernels.KNOWN, run.known),
+        (kernels.HAD_NO_PRICE, ~usage.number("original_cost_pusd").known),
+    ):  # fmt: skip
+        found |= bit * has[rows].astype(np.int64)
+    return found
+
+
+def _symbols(usage: Usage, rows: Ints, is_tool: Bools, failed: Bools) -> Ints:
+    """What `loops.symbol_of` gives; -1 for None."""
+    found = np.full(len(rows), -1, dtype=np.int64)
+    if not is_tool.any():
+        return found
+    known = is_tool & (usage.text("tool_args_hash").length[rows] >= 0)
+    known &= failed | (usage.text("result_hash").length[rows] >= 0)
+    calls = np.flatnonzero(known)
+    columns = [coded_of(usage, name, rows[calls]) for name in _CALL]
+    groups = groups_of(*(column.codes for column in columns))
+    numbers = [loops.call_number(*_texts(columns, place)) for place in groups.first.tolist()]
+    found[calls] = np.array(numbers, dtype=np.int64)[groups.of] | failed[calls]
+    return found
+
+
+_CALL = ("tool_name", "tool_args_hash", "result_hash")
+
+
+def _texts(columns: list[Coded], place: int) -> list[str | None]:
+    return [column.values[column.codes[place]] for column in columns]
+
+
+def _parents(usage: Usage, rows: Ints) -> Ints:
+    """Numbers of the parents; -1 for None."""
+    if not (usage.text("parent_event_id").length[rows] >= 0).any():
+        return np.full(len(rows), -1, dtype=np.int64)
+    parents = coded_of(usage, "parent_event_id", rows)
+    numbers = [-1 if text is None else loops.number_of(text) for text in parents.values]
+    return np.array(numbers, dtype=np.int64)[parents.codes]
+
+
+def usual_inputs(usage: Usage, baseline: Baseline | None) -> Ints:
+    """What `labels.usual_input` gives; 0 for None."""
+    in_task = usage.text("task_id").length >= 0
+    otherwise = np.where(in_task, packaged.TASK_INPUT_TOKENS, 0)
+    if baseline is None or not baseline.contexts:
+        return otherwise
+    every = np.arange(usage.rows)
+    columns = [coded_of(usage, name, every) for name in _CONTEXT]
+    groups = groups_of(*(column.codes for column in columns))
+    measured = []
+    for place in groups.first.tolist():
+        operation, answered, asked = _texts(columns, place)
+        usual = baseline.usual_input(operation or "", answered or asked or "")
+        measured.append((min(usual or 0, INT64_MAX), usual is not None))
+    found = np.array(measured, dtype=np.int64).reshape(-1, 2)[groups.of]
+    return np.where(found[:, 1] != 0, found[:, 0], otherwise)
+
+
+_CONTEXT = ("operation_name", "response_model", "request_model")
