@@ -107,7 +107,7 @@ def test_a_ladder_is_left_one_rung_at_a_time() -> None:
     """Once nothing burns for 60 s, a rung every 20 s; at the end requests are admitted again."""
     held = watchers(Books())
     spend(held, range(1, 17))
-    found = spend(held, range(17, 30_000, 5), 0)
+    found = spend(held, range(17, 30_000, 25), 0)
     moved = [seen for seen in found if seen.records["batch"]["supersedes"]]
     assert [seen.rung for seen in moved] == ["degrade", "rate_limit", "allow_with_caps", "ok"]
     messages = found[-1].records
