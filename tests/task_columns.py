@@ -15,9 +15,10 @@ from sluice.metering.columnar.task_run import TaskRun
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.usage import Usage
 from sluice.metering.tasks import TaskKey
-from sluice.wire.codec import HEADER_BYTES, encode
+from sluice.wire.codec import encode
 from sluice.wire.column_types import Coded, Column, Columns, Items, Texts
-from sluice.wire.columns import _Walk, read_usage
+from sluice.wire.columns import read_usage
+from sluice.wire.layout import Layout
 
 _PARSED = fastavro.parse_schema(TASK_STATE)
 
@@ -86,6 +87,4 @@ def _written(record: dict[str, Any]) -> bytes:
 
 def state_of(values: Sequence[bytes]) -> Columns:
     """Columns of rows of TASK_STATE in Avro."""
-    walk = _Walk([bytes(HEADER_BYTES) + value for value in values])
-    columns = {field["name"]: walk.field(field["type"]) for field in TASK_STATE["fields"]}
-    return Columns(columns, walk.whole())
+    return Layout(TASK_STATE).read(list(values))

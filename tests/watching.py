@@ -10,7 +10,7 @@ from sluice.enforcement.ladder_decisions import Published, decisions
 from sluice.enforcement.policy import Policy
 from sluice.enforcement.signals.burn import Term
 from sluice.enforcement.watch import Change, Watchers
-from sluice.metering.tasks import TaskSums
+from sluice.metering.tasks import TaskLook, TaskSums, look_at
 from tests.builders import POLICY, arrived, policy
 
 SECOND_US = 1_000_000
@@ -69,8 +69,9 @@ class Books:
         assert (policy_id, budget_id) == ("test", "tenant-day")
         return "pusd", self.known
 
-    def task(self, tenant_id: str, task_id: str) -> TaskSums | None:
-        return self.held.get((tenant_id, task_id))
+    def task(self, tenant_id: str, task_id: str) -> TaskLook | None:
+        sums = self.held.get((tenant_id, task_id))
+        return None if sums is None else look_at(sums)
 
     def tasks(self, since: int) -> Iterable[tuple[str, str]]:
         return [key for key, sums in self.held.items() if sums.seen_at >= since]

@@ -23,7 +23,8 @@ BASELINES = (
     None,
     Baseline(1, {}, {}),
     Baseline(2, {("task", "", None, "writer"): Norm(5, 30, 40)}, {("chat", "m1"): 400}),
-    Baseline(3, {("task", "", None, ""): Norm(5, 70, 40), ("task", "", None, "flow"): Norm(0, 0, 9)},
+    Baseline(3, {("task", "", None, ""): Norm(5, 70, 40),
+                 ("task", "", None, "flow"): Norm(0, 0, 9)},
              {("chat", "m2"): 0, ("chat", ""): 7}),
 )  # fmt: skip
 
@@ -144,7 +145,7 @@ class _Both:
             assert row == _state_record(key, self.tasks.rows[key])
         self.stored |= written
         for key in gone:
-            del self.stored[key]
+            self.stored.pop(key, None)  # it may have come and gone between two checkpoints
         self.changed, self.gone = set(), set()
 
     def restore(self) -> None:
@@ -159,6 +160,13 @@ class _Both:
     def agree(self) -> None:
         assert len(self.table) == len(self.tasks.rows)
         assert self.table.next_due() == self.tasks.next_due()
+        live = {key: sums for key, sums in self.tasks.rows.items() if not sums.ended}
+        middle = sorted(sums.seen_at for sums in live.values())[len(live) // 2] if live else 0
+        recent = sorted(key for key, sums in live.items() if sums.seen_at >= middle)
+        assert self.table.seen_since(middle) == recent
+        for key in self.tasks.rows:
+            seen = one_by_one.look_at(live[key]) if key in live else None
+            assert self.table.look(key) == seen
 
 
 def _state_record(key: TaskKey, sums: TaskSums) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sluice.metering.columnar.usage import Usage
 from sluice.metering.quantities import REQUEST_TYPES
 from sluice.wire.column_types import Bools, Coded, Ints, Numbers
 
@@ -74,10 +75,43 @@ def watched(event: Mapping[str, Any], cost_pusd: int | None, time: int) -> Watch
         queue_us=event["queue_us"],
         slow_us=event["ttft_us"] if request else event["latency_us"],
         tool=event["event_type"] == "tool",
-        retry=event["attempt"] > 1 or event["attempt_kind"] == "retry",
+        retry=_is_retry(event["attempt"], event["attempt_kind"]),
         judged=slo is not None,
         bad=slo is not None and slo != "good",
     )  # fmt: skip
+
+
+def run_of_usage(usage: Usage, time: Ints, cost_pusd: Numbers) -> Run:
+    """The events of columns, with their broker times (µs) and costs, as `watched` takes each."""
+    kept = np.flatnonzero(~usage.coded("event_type").where(*UNWATCHED))
+    if len(kept) < usage.rows:
+        usage, time, cost_pusd = usage.take(kept), time[kept], cost_pusd.take(kept)
+    request, slo = usage.requests(), usage.coded("slo_outcome")
+    ttft, latency = usage.number("ttft_us"), usage.number("latency_us")
+    inputs, outputs = (usage.number(name).value for name in ("input_tokens", "output_tokens"))
+    kind, again = usage.coded("attempt_kind"), usage.number("attempt").value > 1
+    return Run(
+        time,
+        tenant=usage.coded("tenant_id"),
+        pool=usage.coded("pool"),
+        region=usage.coded("region"),
+        cost_pusd=cost_pusd,
+        tokens=inputs + outputs,
+        load=inputs + OUTPUT_WEIGHT * outputs,
+        queue_us=usage.number("queue_us"),
+        slow_us=Numbers(
+            np.where(request, ttft.value, latency.value),
+            np.where(request, ttft.known, latency.known),
+        ),
+        tool=usage.coded("event_type").where("tool"),
+        retry=kind.where("retry") | (kind.where(None) & again),
+        judged=~slo.where(None),
+        bad=~slo.where(None, "good"),
+    )
+
+
+def _is_retry(attempt: int, kind: str | None) -> bool:
+    return kind == "retry" or (kind is None and attempt > 1)
 
 
 def run_of(events: Sequence[Watched]) -> Run:

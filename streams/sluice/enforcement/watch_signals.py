@@ -17,7 +17,7 @@ from sluice.enforcement.signals.jitter import Spread, jitter
 from sluice.enforcement.signals.neighbour import Patience, PoolUse, noisy_neighbour
 from sluice.enforcement.signals.signal import PPM, Signal
 from sluice.enforcement.watch_tables import SPEND, USE_SPANS
-from sluice.metering.tasks import TaskSums
+from sluice.metering.tasks import TaskLook
 from sluice.wire.column_types import Bools, Ints
 
 LEAST_EVENTS = 10
@@ -37,11 +37,11 @@ class Facts(Protocol):
     def term(self, policy_id: str, budget_id: str, tenant_id: str) -> tuple[str, Term] | None:
         """Unit and term of a tenant's budget now, None where it has no ledger."""
 
-    def task(self, tenant_id: str, task_id: str) -> TaskSums | None:
+    def task(self, tenant_id: str, task_id: str) -> TaskLook | None:
         """A task that is not over."""
 
     def tasks(self, since: int) -> Iterable[tuple[str, str]]:
-        """(tenant, task) of every task with an event at `since` (µs) or later."""
+        """(tenant, task) of the tasks with an event at `since` (µs) or later."""
 
 
 class Spent:
@@ -103,7 +103,7 @@ def forecast_of(
     return burn.forecast(amounts, rule.pair, term[1], spent.seen_us, time)
 
 
-_TASK_SIGNALS: Mapping[str, Callable[[TaskSums, int], Signal | None]] = {
+_TASK_SIGNALS: Mapping[str, Callable[[TaskLook, int], Signal | None]] = {
     "loop": tasks.loop,
     "repetition": tasks.repetition,
     "task_cost": tasks.task_cost,
@@ -112,7 +112,7 @@ _TASK_SIGNALS: Mapping[str, Callable[[TaskSums, int], Signal | None]] = {
 }
 
 
-def task_signal(rule: SignalRule, task: TaskSums) -> Signal | None:
+def task_signal(rule: SignalRule, task: TaskLook) -> Signal | None:
     """A signal about a task."""
     return _TASK_SIGNALS[rule.signal](task, rule.threshold)
 

@@ -23,7 +23,7 @@ from sluice.enforcement.signals.tasks import (
     task_cost,
 )
 from sluice.metering.histogram import bucket_of
-from sluice.metering.tasks import TaskSums
+from sluice.metering.tasks import TaskLook, TaskSums, look_at
 from sluice.money import INT64_MAX
 
 HOUR_US = 3_600_000_000
@@ -32,9 +32,9 @@ FAST = PAIRS["5m/1h"]
 TERM = Term(limit=24_000, committed=6_000, period_start=0, period_end=DAY_US)
 
 
-def task(**over: Any) -> TaskSums:
+def task(**over: Any) -> TaskLook:
     """A task of which nothing is known but its beginning."""
-    return TaskSums(0, "chat", None, None, 0, 0, 0, **over)
+    return look_at(TaskSums(0, "chat", None, None, 0, 0, 0, **over))
 
 
 def test_a_ratio_over_nothing_is_bounded() -> None:
