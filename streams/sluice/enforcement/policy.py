@@ -53,6 +53,11 @@ class Policy(Strict):
                     f"ladder rule {rule.rule_id}: budget {rule.budget_id} is not one of all that "
                     "a tenant spends in a period"
                 )
+            if rule.signal == "exhaustion" and budget.period == "rolling":
+                raise ValueError(
+                    f"ladder rule {rule.rule_id}: budget {rule.budget_id} is rolling, so it has no "
+                    "end before which it could be exhausted"
+                )
         return self
 
     @model_serializer(mode="wrap")

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from sluice.enforcement.budgets import Ledger, LedgerKey, charged_period, ledger_key
+from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.policy_ladder import SPANS, SignalRule
 from sluice.enforcement.signals import burn, drift, tasks
 from sluice.enforcement.signals.burn import Forecast, Term
@@ -19,14 +21,14 @@ from sluice.enforcement.signals.signal import PPM, Signal
 from sluice.enforcement.watch_tables import SPEND, USE_SPANS
 from sluice.metering.tasks import TaskLook
 from sluice.wire.column_types import Bools, Ints
+from sluice.wire.scopes import scope_text
 
 LEAST_EVENTS = 10
 _OTHERS_WAIT_MS, _OVER_USUAL_PPM = 100, 2 * PPM
 _WINDOW = {span.name: index for index, span in enumerate(SPANS)}
 _MEASURE = {name: index for index, name in enumerate(SPEND)}
 # What a budget of a unit counts; budgets of other units have no burn here.
-_SPENT_OF_UNIT = {"pusd": "cost_pusd", "usd": "cost_pusd", "tokens": "tokens",
-                  "requests": "requests"}  # fmt: skip
+_SPENT_OF_UNIT = {"pusd": "cost_pusd", "tokens": "tokens"}
 # Room for the rounding of floating point: a filter may only let too much through.
 _SLACK = 0.999
 
@@ -42,6 +44,24 @@ class Facts(Protocol):
 
     def tasks(self, since: int) -> Iterable[tuple[str, str]]:
         """(tenant, task) of the tasks with an event at `since` (µs) or later."""
+
+
+def term_of(
+    ledgers: Mapping[LedgerKey, Ledger], policy: Policy, budget: Budget, tenant_id: str, time: int
+) -> tuple[str, Term] | None:
+    """Unit and term of a tenant's budget at `time` (µs), None where nothing was charged to it.
+
+    A rolling period is the one that ends now.
+    """
+    scope = scope_text([("tenant_id", tenant_id)])
+    key = ledger_key(policy, budget, scope, charged_period(budget, time))
+    ledger = ledgers.get(key)
+    if ledger is None:
+        return None
+    start, end = ledger.period_start, ledger.period_end
+    if budget.rolling_us is not None:
+        start, end = time - budget.rolling_us, time
+    return ledger.unit, Term(ledger.limit, ledger.settled, start, end)
 
 
 class Spent:

@@ -72,6 +72,8 @@ def test_a_rule_is_explained_with_whom_it_reaches() -> None:
         ("signal: burn", "signal: bern", "there is no signal 'bern'; there are burn, depth"),
         ("budget_id: tenant-day, at", "at", "signal burn needs budget_id"),
         ("budget_id: tenant-day, at", "budget_id: x, at", "ladder rule fast: no budget 'x'"),
+        ("[tenant_id]", "[tenant_id, model]", "is not one of all that a tenant spends"),
+        ("[tenant_id]", "[tenant_id]\n    where: {model: m}", "is not one of all that"),
         ("target: 99%, ", "", "signal slo_burn needs target"),
         ("target: 99%", "target: 100%", "leaves nothing to burn"),
         ("at: 12", "at: 1.5", "counts pieces: at is a whole number"),
@@ -98,3 +100,11 @@ def test_each_fault_is_named(old: str, new: str, fault: str) -> None:
     with pytest.raises(PolicyError, match="line") as refused:
         load_policy(TEXT.replace(old, new), "p.yaml")
     assert any(fault in str(found) for found in refused.value.faults), refused.value
+
+
+def test_a_rolling_budget_burns_but_is_not_forecast() -> None:
+    """It has no end before which it could be exhausted."""
+    rolling = TEXT.replace("period: day", "period: rolling\n    rolling: 6h")
+    assert load_policy(rolling, "p").ladder is not None
+    with pytest.raises(PolicyError, match="is rolling, so it has no end"):
+        load_policy(rolling.replace("signal: burn", "signal: exhaustion"), "p")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.builders import POLICY
 from tests.watching import (
+    DAY_US,
     LADDERS,
     MOVING,
     SECOND_US,
@@ -18,8 +19,11 @@ from tests.watching import (
     watching,
 )
 
+from sluice.enforcement.budgets import charged_period, ledger_key, open_ledger
 from sluice.enforcement.ladder_decisions import Published
+from sluice.enforcement.signals.burn import Term
 from sluice.enforcement.watch import Watchers
+from sluice.enforcement.watch_signals import term_of
 from sluice.metering.tasks import TaskSums
 from sluice.money import pusd
 from sluice.wire.codec import decode, encode
@@ -299,3 +303,25 @@ def test_a_sweep_looks_at_whoever_was_active_since_the_last_one() -> None:
     assert held.next_due() is None
     look(held, 60)
     assert held.next_due() == START + 70 * SECOND_US
+
+
+def test_the_term_of_a_budget_is_its_ledger_now() -> None:
+    """The calendar period that holds now; a rolling one ends now; nothing without a ledger."""
+    for text, start, end in (
+        (POLICY, START - START % DAY_US, START - START % DAY_US + DAY_US),
+        (
+            POLICY.replace("period: day", "period: rolling\n    rolling: 6h"),
+            START - DAY_US // 4,
+            START,
+        ),
+    ):
+        found = watching(text)
+        (budget,) = found.budgets
+        period = charged_period(budget, START)
+        ledger = open_ledger(budget, "acme", "tenant_id=acme", period, START)
+        ledger.settled = 7
+        ledgers = {ledger_key(found, budget, "tenant_id=acme", period): ledger}
+        assert term_of(ledgers, found, budget, "acme", START) == (
+            "pusd", Term(pusd("0.001"), 7, start, end)
+        )  # fmt: skip
+        assert term_of(ledgers, found, budget, "other", START) is None
