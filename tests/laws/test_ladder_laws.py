@@ -7,7 +7,17 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.enforcement.ladder import Asked, Pace, Standing, next_due, rung_for, step, steps_of
+from sluice.enforcement.ladder import (
+    OK,
+    Asked,
+    Pace,
+    Standing,
+    next_due,
+    rung_for,
+    step,
+    steps_of,
+    stricter,
+)
 from sluice.enforcement.policy_ladder import PRIORITIES, RANK, BudgetLadder, Ceilings
 
 TOP = 5
@@ -161,3 +171,10 @@ def test_ceilings_out_of_order_are_refused() -> None:
         assert "stricter ceiling" in str(error)
     else:
         raise AssertionError("an inversion was accepted")
+
+
+@given(rungs=st.lists(st.sampled_from(sorted(RANK)), min_size=1, max_size=4))
+def test_of_several_ladders_the_strictest_counts(rungs: list[str]) -> None:
+    """Budget and risk stand apart; a request meets the stricter one."""
+    found = stricter(*(OK._replace(action=action) for action in rungs))
+    assert RANK[found.action] == max(RANK[action] for action in rungs)

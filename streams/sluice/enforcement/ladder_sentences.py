@@ -42,6 +42,8 @@ _SENTENCES: Mapping[str, str] = {
     "drift": "costs have moved up by a score of {value} deviations",
 }
 _SHARES = frozenset({"retry_share", "noisy_neighbour", "repetition"})
+# Something over nothing has no number.
+_MOST_TIMES = 1_000_000
 _PLAIN: Mapping[str, str] = {
     "allow": "admitted again",
     "preempt": "preempted",
@@ -87,6 +89,8 @@ def _shown(name: str, value: int) -> str:
 def _number(signal: Signal, value: int) -> str:
     if signal.unit == "count":
         return str(value)
+    if value > _MOST_TIMES * PPM:
+        return f"over {_MOST_TIMES:,}"
     if signal.name in _SHARES:
         return f"{value * 100 / PPM:.1f} %"
     return f"{value / PPM:.2f}"

@@ -181,7 +181,7 @@ class Watchers:
 
     def _look(self, look: Look, watch: Watch) -> Iterator[Change]:
         standings = self._standings.setdefault(watch.group, {})
-        for scope, signals in look.signals(watch, list(standings)):
+        for scope, signals in look.signals(watch, frozenset(standings)):
             change = self._move(look, watch, scope, signals)
             if change is not None:
                 yield change

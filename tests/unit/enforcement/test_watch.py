@@ -169,6 +169,15 @@ def test_money_for_nothing_burns() -> None:
     }  # fmt: skip
 
 
+def test_what_is_left_of_nothing_is_no_number() -> None:
+    """Spending on without anything left is pressure without bound, and said in words."""
+    held = watchers(Books(limit=pusd("1000"), committed=pusd("1001")))
+    (seen, *_) = spend(held, range(1, 200, 5), pusd("0.005"))
+    assert seen.records["batch"]["reason"].startswith(
+        "tenant_id acme: what a budget is due until its period ends is over 1,000,000 times what is"
+    )
+
+
 def test_retries_feed_a_storm() -> None:
     """Half of the attempts are second ones; what is not measured is no retry."""
     held = watchers(Books(limit=pusd("1000000")))
