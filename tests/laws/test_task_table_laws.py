@@ -161,6 +161,13 @@ class _Both:
     def agree(self) -> None:
         assert len(self.table) == len(self.tasks.rows)
         assert self.table.next_due() == self.tasks.next_due()
+        live = {key: sums for key, sums in self.tasks.rows.items() if not sums.ended}
+        middle = sorted(sums.seen_at for sums in live.values())[len(live) // 2] if live else 0
+        recent = sorted(key for key, sums in live.items() if sums.seen_at >= middle)
+        assert self.table.seen_since(middle) == recent
+        for key in self.tasks.rows:
+            seen = one_by_one.look_at(live[key]) if key in live else None
+            assert self.table.look(key) == seen
 
 
 def _state_record(key: TaskKey, sums: TaskSums) -> dict[str, Any]:

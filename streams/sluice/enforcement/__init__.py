@@ -1,4 +1,4 @@
-"""What may still be used: policies, budget ledgers and the decisions they lead to.
+"""What may still be used: policies, budget ledgers, signals and ladders, and the decisions of them.
 
 Pure functions: state in, state and decisions out. Nothing here knows Kafka or a clock.
 """

@@ -21,6 +21,7 @@ class _Window(NamedTuple):
 
 
 _WINDOWS = (_Window("5m", 1, 6, 0), _Window("1h", 10, 7, 6), _Window("6h", 60, 7, 13))
+_BEGINS = tuple(window.begin for window in _WINDOWS)
 SLOTS = 20
 
 
@@ -36,8 +37,8 @@ def add(rings: list[int], minute: int, now: int, amount: int) -> int:
         rings.extend([0] * SLOTS)
     elif now != minute:
         advance(rings, minute, now)
-    for window in _WINDOWS:
-        rings[window.begin] = _within(rings[window.begin] + amount)
+    for begin in _BEGINS:
+        rings[begin] = _within(rings[begin] + amount)
     return now
 
 

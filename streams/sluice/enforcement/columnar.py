@@ -39,14 +39,14 @@ class Counted(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What events add to each ledger; `low` and `high` bound the sum on its way, 0 included."""
+    """What events add to a ledger; `low` and `high` bound the sum on its way, 0 included."""
 
-    total: Ints
-    low: Ints
-    high: Ints
-    corrected: Ints
-    events: Ints
-    unpriced: Ints
+    total: int
+    low: int
+    high: int
+    corrected: int
+    events: int
+    unpriced: int
 
 
 class Facts(NamedTuple):
@@ -102,7 +102,10 @@ def counted(budget: Budget, usage: Usage) -> Counted | None:
     at = rows[first].tolist()
     columns = [_texts_at(usage, column_of(field), rows[first]) for field in budget.scope]
     scopes = [scope_text_of(budget.scope, values) for values in zip(*columns, strict=True)]
-    found = [periods[n] for n in number[first].tolist()]
+    if budget.period in PERIOD_KINDS:
+        found = [periods[n] for n in number[first].tolist()]
+    else:
+        found = [budgets.charged_period(budget, begin) for begin in started[first].tolist()]
     return Counted(rows, of, at, scopes or [""] * len(at), found)
 
 
@@ -128,11 +131,11 @@ def _texts_at(usage: Usage, column: str, rows: Ints) -> list[str]:
 
 
 def _periods(budget: Budget, started: Ints) -> tuple[Ints, list[Period]]:
-    """The number of each event's period, and the periods; without a calendar there is one."""
+    """The number of each event's period, and the periods; none where there is no calendar."""
     number = np.zeros(len(started), dtype=np.int64)
-    periods = [budgets.charged_period(budget, int(started[0]))]
     if budget.period not in PERIOD_KINDS:
-        return number, periods
+        return number, []
+    periods = [budgets.charged_period(budget, int(started[0]))]
     left = (started < periods[0].start) | (started >= periods[0].end)
     while left.any():
         period = budgets.charged_period(budget, int(started[int(left.argmax())]))
@@ -142,11 +145,11 @@ def _periods(budget: Budget, started: Ints) -> tuple[Ints, list[Period]]:
     return number, periods
 
 
-def sums(of: Ints, ledgers: int, amount: Ints, facts: Facts) -> Sums:
-    """Sums of events by ledger, in their order."""
+def sums(of: Ints, ledgers: int, amount: Ints, facts: Facts) -> list[Sums]:
+    """Sums of events, in their order, for each ledger."""
     whole = np.zeros((6, ledgers), dtype=np.int64)
     _add(whole, of, amount, facts.priced, facts.correction, facts.gives_price)
-    return Sums(*whole)
+    return list(map(Sums._make, whole.T.tolist()))
 
 
 @compiled

@@ -14,7 +14,8 @@ from typing import Any
 MEMORY = 64
 SAME, SAME_FAILED = 4, 3
 PERIODS, ROUNDS = range(2, 9), 3
-_GRAM, _GRAM_WINDOW = 3, 32
+GRAM_WINDOW = 32
+_GRAM = 3
 _PPM = 1_000_000
 _FAILED_BIT = 1
 
@@ -66,7 +67,7 @@ def _is_periodic(symbols: Sequence[int], period: int) -> bool:
 
 def score_ppm(symbols: Sequence[int]) -> int | None:
     """Share of repeated runs of three among the last 32 symbols; None with fewer than three."""
-    recent = symbols[-_GRAM_WINDOW:]
+    recent = symbols[-GRAM_WINDOW:]
     grams = [tuple(recent[i : i + _GRAM]) for i in range(len(recent) - _GRAM + 1)]
     if not grams:
         return None

@@ -72,6 +72,32 @@ class TaskSums(msgspec.Struct, array_like=True):
     dirty: bool = False
 
 
+class TaskLook(NamedTuple):
+    """What signals see of a task; `repeated_ppm` is None until a whole look back of calls is known.
+
+    Shares in parts per million, money in pico-USD; `baseline_pusd` None = it has no norm.
+    """
+
+    events: int
+    tool_calls: int
+    fan_out: int
+    depth: int
+    cost_pusd: int
+    loop_pusd: int
+    baseline_pusd: int | None
+    looping: bool
+    repeated_ppm: int | None
+
+
+def look_at(sums: TaskSums) -> TaskLook:
+    """What signals see of a task."""
+    enough = len(sums.symbols) >= loops.GRAM_WINDOW
+    return TaskLook(
+        sums.events, sums.tool_calls, sums.fan_out, sums.depth, sums.cost_pusd, sums.loop_pusd,
+        sums.baseline_pusd, sums.looping, loops.score_ppm(sums.symbols) if enough else None,
+    )  # fmt: skip
+
+
 class Tasks:
     """The tasks of one partition that are not over, and which of them are to be published."""
 

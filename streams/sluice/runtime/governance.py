@@ -65,6 +65,7 @@ class Governance:
         # Ledgers with a standing decision, by what their control key names.
         self._standing: dict[tuple[str, str, str], set[LedgerKey]] = defaultdict(set)
         self._filled = False
+        self._restored_at = state.header.time
         # No sum of a ledger was ever farther from 0.
         self._most = 0
 
@@ -101,12 +102,16 @@ class Governance:
         self, policy: Policy, budget: Budget, counted: Counted, group: int, run: Run
     ) -> Charge:
         """The ledger of a group of events, opened where there is none."""
-        row = counted.first[group]
-        self._state.header.time = int(run.time[row])
-        tenant_id = run.usage.text("tenant_id").one(row) or ""
-        of = self._charge(policy, budget, counted.scopes[group], counted.periods[group], tenant_id)
-        self._state.ledgers[of.key] = of.ledger
-        return of
+        scope, period = counted.scopes[group], counted.periods[group]
+        key = budgets.ledger_key(policy, budget, scope, period)
+        ledger = self._state.ledgers.get(key)
+        if ledger is None:
+            row = counted.first[group]
+            self._state.header.time = int(run.time[row])
+            tenant_id = run.usage.text("tenant_id").one(row) or ""
+            _, ledger, _, _ = self._charge(policy, budget, scope, period, tenant_id)
+            self._state.ledgers[key] = ledger
+        return Charge(key, ledger, budget, policy)
 
     def _charge(
         self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
@@ -222,8 +227,8 @@ class Governance:
             if ledger.decision_id is not None:
                 self._standing[key[:3]].add(key)
         for policy in self.policies():
-            due = limits_until(policy, self._state.header.time)
-            self._agenda.enter((policy.policy_id,), due)
+            # Of what the last owner knew: time may have moved on since the state was restored.
+            self._agenda.enter((policy.policy_id,), limits_until(policy, self._restored_at))
 
     def publish(self, key: LedgerKey, position: int) -> None:
         """Publish a ledger as a row that covers the input below `position`."""

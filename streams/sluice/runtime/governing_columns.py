@@ -69,8 +69,8 @@ class _Share(NamedTuple):
     used: Ints
     backs: Ints | None  # how many slices ago events of a rolling period were admitted
     settled: Ints  # what of `used` enters the sum: what a rolling period still holds
-    sums: Sums
-    burned: Ints
+    sums: list[Sums]
+    burned: list[int]
 
 
 class _Slow(NamedTuple):
@@ -90,14 +90,14 @@ def charge_run(charged: Charged, policies: list[Policy], ledgers: Ledgers) -> No
         for place, share in enumerate(shares)
         for group, first in enumerate(share.counted.first)
     )
-    slow = []
+    slow, span = [], (int(charged.run.time[0]), int(charged.run.time[-1]))
     for _, place, group in groups:
         share = shares[place]
         charge = ledgers.opened(share.policy, share.budget, share.counted, group, charged.run)
-        if _may_move(charge, share, group, charged.run):
+        if _may_move(charge, share.sums[group], span):
             slow.append(_Slow(place, share, group, charge))
         else:
-            _add(charge.ledger, share, group, charged.run)
+            _add(charge.ledger, share, group, span[0])
         ledgers.changed(charge.key, charge.ledger)
     _one_by_one(slow, charged.run, ledgers)
 
@@ -126,37 +126,39 @@ def _share(
         backs = np.maximum(0, run.time[found.rows] // length - started // length)
         settled = np.where(backs <= SLICES, used, 0)
     added = sums(found.of, count, settled, facts)
-    burned = added.total if backs is None else totals(found.of, count, used)
+    burned = [of.total for of in added]
+    if backs is not None:
+        burned = totals(found.of, count, used).tolist()
     return _Share(policy, budget, found, facts, used, backs, settled, added, burned)
 
 
-def _may_move(charge: Charge, share: _Share, group: int, run: Run) -> bool:
-    """Whether the rung of a ledger may change on the way to its new sum."""
+def _may_move(charge: Charge, added: Sums, span: tuple[int, int]) -> bool:
+    """Whether the rung of a ledger may change on the way to its new sum, within `span` (µs)."""
     _, ledger, budget, _ = charge
-    first, last = int(run.time[0]), int(run.time[-1])
-    budgets.pass_slices(ledger, budget, first)
-    begins = budgets.is_current(ledger, first)
-    if begins != budgets.is_current(ledger, last):
+    budgets.pass_slices(ledger, budget, span[0])
+    begins = budgets.is_current(ledger, span[0])
+    if begins != budgets.is_current(ledger, span[1]):
         return True
-    bounds = (share.sums.low[group], share.sums.high[group])
-    rungs = {budgets.rung_at(budget, ledger, ledger.settled + int(by)) for by in bounds}
-    return begins and rungs != {ledger.rung}
+    return begins and any(
+        budgets.rung_at(budget, ledger, ledger.settled + by) != ledger.rung
+        for by in (added.low, added.high)
+    )
 
 
-def _add(ledger: Ledger, share: _Share, group: int, run: Run) -> None:
+def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
     """Add all events of a ledger at once."""
-    added, time = share.sums, int(run.time[0])
-    budgets.burn_by(ledger, int(share.burned[group]), time)
+    added = share.sums[group]
+    budgets.burn_by(ledger, share.burned[group], time)
     if share.backs is None:
-        ledger.settled += int(added.total[group])
+        ledger.settled += added.total
     else:
         chosen = share.counted.of == group
         held = zip(share.backs[chosen].tolist(), share.settled[chosen].tolist(), strict=True)
         for back, settled in held:
             _settle_slice(ledger, back, settled)
-    ledger.corrected += int(added.corrected[group])
-    ledger.events += int(added.events[group])
-    ledger.unpriced += int(added.unpriced[group])
+    ledger.corrected += added.corrected
+    ledger.events += added.events
+    ledger.unpriced += added.unpriced
 
 
 def _settle_slice(ledger: Ledger, back: int, settled: int) -> None:

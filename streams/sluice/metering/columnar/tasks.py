@@ -29,7 +29,7 @@ from sluice.metering.columnar.task_run import (
 )
 from sluice.metering.columnar.task_store import TaskStore, sorted_slots
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
+from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey, TaskLook
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Coded, Column, Columns, Ints
 
@@ -177,6 +177,32 @@ class TaskTable:
             Evicted(key, texts[name] or "", *sums)
             for key, name, *sums in zip(self._store.keys_of(slots), *columns, strict=True)
         ]
+
+    def seen_since(self, time: int) -> list[TaskKey]:
+        """Tasks that are not over and had an event at `time` (µs) or later, in key order."""
+        store = self._store
+        used = np.fromiter(store.slots.values(), dtype=np.int64, count=len(store.slots))
+        live = (store.arrays.marks[used, kernels.FLAGS] & kernels.ENDED) == 0
+        recent = live & (store.arrays.amounts[used, kernels.SEEN_AT] >= time)
+        return sorted(store.keys_of(used[recent]))
+
+    def look(self, key: TaskKey) -> TaskLook | None:
+        """What signals see of a task, None where it is over."""
+        store, slot = self._store, self._store.slots.get(key)
+        marks = None if slot is None else store.arrays.marks[slot]
+        if slot is None or marks is None or marks[kernels.FLAGS] & kernels.ENDED:
+            return None
+        amounts = store.arrays.amounts[slot].tolist()
+        judged, looping = (bool(marks[kernels.FLAGS] & flag)
+                           for flag in (kernels.JUDGED, kernels.LOOPING))  # fmt: skip
+        enough = marks[kernels.SYMBOLS_END] >= loops.GRAM_WINDOW
+        score = kernels.scores(store.arrays, np.array([slot])) if enough else [0]
+        return TaskLook(
+            amounts[kernels.EVENTS], amounts[kernels.TOOL_CALLS], amounts[kernels.FAN_OUT],
+            int(marks[kernels.DEPTH]), amounts[kernels.COST_PUSD], amounts[kernels.LOOP_PUSD],
+            amounts[kernels.BASELINE_PUSD] if judged else None, looping,
+            int(score[0]) if enough else None,
+        )  # fmt: skip
 
     def slots(self) -> Ints:
         """Slots of all tasks, in key order."""
