@@ -182,25 +182,25 @@ class TaskTable:
         """Tasks that are not over and had an event at `time` (µs) or later, in key order."""
         store = self._store
         used = np.fromiter(store.slots.values(), dtype=np.int64, count=len(store.slots))
-        live = (store.arrays.marks[used, kernels.FLAGS] & kernels.ENDED) == 0
-        recent = live & (store.arrays.amounts[used, kernels.SEEN_AT] >= time)
+        live = (store.arrays.marks[used, layout.FLAGS] & layout.ENDED) == 0
+        recent = live & (store.arrays.amounts[used, layout.SEEN_AT] >= time)
         return sorted(store.keys_of(used[recent]))
 
     def look(self, key: TaskKey) -> TaskLook | None:
         """What signals see of a task, None where it is over."""
         store, slot = self._store, self._store.slots.get(key)
         marks = None if slot is None else store.arrays.marks[slot]
-        if slot is None or marks is None or marks[kernels.FLAGS] & kernels.ENDED:
+        if slot is None or marks is None or marks[layout.FLAGS] & layout.ENDED:
             return None
         amounts = store.arrays.amounts[slot].tolist()
-        judged, looping = (bool(marks[kernels.FLAGS] & flag)
-                           for flag in (kernels.JUDGED, kernels.LOOPING))  # fmt: skip
-        enough = marks[kernels.SYMBOLS_END] >= loops.GRAM_WINDOW
-        score = kernels.scores(store.arrays, np.array([slot])) if enough else [0]
+        judged, looping = (bool(marks[layout.FLAGS] & flag)
+                           for flag in (layout.JUDGED, layout.LOOPING))  # fmt: skip
+        enough = marks[layout.SYMBOLS_END] >= loops.GRAM_WINDOW
+        score = upkeep.scores(store.arrays, np.array([slot])) if enough else [0]
         return TaskLook(
-            amounts[kernels.EVENTS], amounts[kernels.TOOL_CALLS], amounts[kernels.FAN_OUT],
-            int(marks[kernels.DEPTH]), amounts[kernels.COST_PUSD], amounts[kernels.LOOP_PUSD],
-            amounts[kernels.BASELINE_PUSD] if judged else None, looping,
+            amounts[layout.EVENTS], amounts[layout.TOOL_CALLS], amounts[layout.FAN_OUT],
+            int(marks[layout.DEPTH]), amounts[layout.COST_PUSD], amounts[layout.LOOP_PUSD],
+            amounts[layout.BASELINE_PUSD] if judged else None, looping,
             int(score[0]) if enough else None,
         )  # fmt: skip
 
