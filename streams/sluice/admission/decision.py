@@ -39,6 +39,15 @@ class Note(NamedTuple):
     sentence: str
 
 
+class Evidence(NamedTuple):
+    """The numbers behind a decision, in `unit`; `window` as BudgetRow.period."""
+
+    window: str
+    observed: int
+    limit: int
+    unit: str
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
     """What a decision does to the requests of its scope."""
@@ -88,6 +97,7 @@ class Decision:
     effect: Effect
     expired_effect: Effect | None
     notes: tuple[Note, ...]
+    evidence: Evidence
 
     @property
     def shadow(self) -> bool:
@@ -133,7 +143,13 @@ def read_decision(
         effect=effect,
         expired_effect=expired_effect,
         notes=(*action_notes, *expiry_notes, *_mode_notes(record)),
+        evidence=_evidence(record["evidence"]),
     )
+
+
+def _evidence(record: Mapping[str, Any]) -> Evidence:
+    window, unit = intern(record["window"]), intern(record["unit"])
+    return Evidence(window, record["observed"], record["limit"], unit)
 
 
 def _starts_at(record: Mapping[str, Any]) -> int:

@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient
 from sluice.admission.background import Background
 from sluice.admission.control_state import ControlState
 from sluice.admission.decision import CONDITIONS
+from sluice.admission.desk import DeskOptions
 from sluice.admission.point import COLD_START, AdmissionPoint, ColdStart
 from sluice.admission.reporting import Emitter
 from sluice.errors import OutsideError
@@ -223,14 +224,16 @@ class _Reader:
 def follow(
     settings: Settings, source: str, emitter: Emitter | None = None, *,
     cold_start: ColdStart = COLD_START, carries_out: Collection[str] = CONDITIONS,
+    leases: DeskOptions | None = None,
 ) -> Iterator[AdmissionPoint]:  # fmt: skip
     """An admission point that follows the control topic of `settings` inside the `with` block.
 
     It is handed out at once; `cold_start` says how it answers until the topic was read. `source`
-    names this process in its reports.
+    names this process in its reports. Leases are closed in the end: keep the emitter open until
+    then.
     """
     point = AdmissionPoint(None, emitter, source=source, cold_start=cold_start,
-                           carries_out=carries_out)  # fmt: skip
+                           carries_out=carries_out, leases=leases)  # fmt: skip
     subscriber = ControlSubscriber(consumer_config(settings), topics(settings).control, point)
     reports = Background("sluice-reports", point.report_until)
     try:
@@ -238,3 +241,4 @@ def follow(
     finally:
         subscriber.close()
         reports.close()
+        point.close()

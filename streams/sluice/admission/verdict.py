@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
 from sluice.admission.control_state import Match
@@ -18,7 +19,9 @@ class AdmissionRequest:
     """One request or tool call before it runs; identities as the gateway resolved them.
 
     A decision about a field matches only a request that gives the field: None matches nothing but
-    decisions about anything.
+    decisions about anything. `estimates` says what it will take at most in units of budgets, where
+    the other fields do not tell. (`request_id`, `attempt`) names it: it is reserved and charged
+    once, however often it is asked for. Nobody waits for it beyond `deadline_at` (µs UTC).
     """
 
     tenant_id: str
@@ -32,6 +35,32 @@ class AdmissionRequest:
     pool: str | None = None
     estimated_cost_pusd: int | None = None
     max_output_tokens: int | None = None
+    input_tokens: int | None = None
+    agent_name: str | None = None
+    workflow_name: str | None = None
+    priority: str = "standard"
+    estimates: Mapping[str, int] = field(default_factory=dict, hash=False)
+    request_id: str | None = None
+    attempt: int = 1
+    deadline_at: int | None = None
+
+
+class Violation(NamedTuple):
+    """A budget that has no room for a request; amounts in `unit`, `resets_at` in µs UTC.
+
+    `left`: what this process may still take of its lease; None = it has none.
+    """
+
+    policy_id: str
+    policy_version: str
+    budget_id: str
+    scope: str
+    period: str
+    unit: str
+    limit: int
+    needed: int
+    left: int | None
+    resets_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +69,8 @@ class Verdict:
 
     `action` is what is done to this request, in the words of decisions; with `allowed` the gateway
     must hold the request to `caps`. `staleness_us`: how long the longest silent source partition
-    was not heard; None before the control topic was found.
+    was not heard; None before the control topic was found. `violated` names the budgets that have
+    no room.
     """
 
     allowed: bool
@@ -53,6 +83,7 @@ class Verdict:
     retry_after_ms: int | None = None
     caps: Caps = NO_CAPS
     staleness_us: int | None = None
+    violated: tuple[Violation, ...] = ()
 
 
 class Refused(SluiceError):

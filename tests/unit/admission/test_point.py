@@ -238,7 +238,7 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
         decision(scope={"tenant_id": "other"}),
         decision(scope={}, expires_at=NOW),
     )
-    told = made.explain({"tenant_id": "acme", "model": None})
+    told = made.explain({"tenant_id": "acme", "model": None}).decisions
     assert [(e.decision.published_action, e.in_force) for e in told] == [
         ("block", False), ("rate_limit", False), ("allow_with_caps", True), ("block", False),
     ]  # fmt: skip
@@ -259,13 +259,15 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
 def test_explain_tells_what_an_expired_decision_does(on_expiry: str, words: str) -> None:
     """Each behaviour on expiry has its words."""
     params = {"rate_per_minute": 6, "burst": 1}
-    (told,) = point(decision(on_expiry=on_expiry, params=params, expires_at=NOW)).explain({})
+    (told,) = (
+        point(decision(on_expiry=on_expiry, params=params, expires_at=NOW)).explain({}).decisions
+    )
     assert words in told.sentence
 
 
 def test_absurd_instants_are_told_and_do_not_raise() -> None:
     """An expiry that no calendar has stays a number of microseconds."""
-    (told,) = point(decision(expires_at=2**63 - 1)).explain({})
+    (told,) = point(decision(expires_at=2**63 - 1)).explain({}).decisions
     assert f"until {2**63 - 1} µs UTC" in told.sentence
 
 

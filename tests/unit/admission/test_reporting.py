@@ -242,7 +242,7 @@ def test_a_forked_child_answers_and_leaves_the_news_to_its_parent() -> None:
     sent = Sent()
     made = point(decision(), emitter=sent)
     made.admit(request())
-    with made._lock:
+    with made._waiters.lock:
         child = os.fork()
         if child == 0:
             made.report()
