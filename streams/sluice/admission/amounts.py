@@ -48,15 +48,21 @@ def estimated(unit: str, request: AdmissionRequest) -> int | None:
 
 
 def used(unit: str, usage: Mapping[str, Any]) -> int | None:
-    """What fields of a UsageEvent tell of the unit; None where they tell nothing."""
+    """What fields of a UsageEvent come to in the unit; None where they do not tell.
+
+    Tokens that are not given are none, as the event's reader will see it.
+    """
+    ran = usage.get("outcome") not in _NEVER_RAN
     if unit in _COUNTED:
-        return int(usage.get("outcome") not in _NEVER_RAN)
+        return int(ran)
     if unit == CONCURRENCY:
         return 0
     if unit == "tokens":
-        return _sum(usage.get("input_tokens"), usage.get("output_tokens"))
+        return int(usage.get("input_tokens", 0) + usage.get("output_tokens", 0))
+    if unit in ("input_tokens", "output_tokens"):
+        return int(usage.get(unit, 0))
     amount = usage.get("cost_pusd" if unit == "pusd" else unit)
-    return None if amount is None else int(amount)
+    return (None if ran else 0) if amount is None else int(amount)
 
 
 def _sum(first: int | None, second: int | None) -> int | None:

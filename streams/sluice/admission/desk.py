@@ -17,7 +17,7 @@ from sluice.admission.budget_words import doubtful, exhausted, unknown
 from sluice.admission.control_state import ControlState
 from sluice.admission.decision import Decision
 from sluice.admission.holder import Holder
-from sluice.admission.leases import Claim, Lack, claim_on, claims_of, settle
+from sluice.admission.leases import Claim, Lack, claim_on, claims_of, give_up, settle
 from sluice.admission.opening import fields_of
 from sluice.admission.outcomes import Ending
 from sluice.admission.plan import Plan, planned
@@ -199,12 +199,13 @@ class Desk:
         """What fail rules say where leases had no room in time."""
         now = self._clock()
         staleness_us = self._point.state.staleness(now)
-        stale = self._stale(now)
-        spent = [lack for lack in lacks if lack.room is not None and not stale]
+        # While nobody can be asked, what is left of a lease is not all there is.
+        trouble = next(iter(self._troubles(now)), None)
+        spent = [lack for lack in lacks if lack.room is not None and trouble is None]
         if spent:
             raise self._refused(request, exhausted(spent, staleness_us))
         for lack in lacks:
-            situation = _situation(lack, stale=stale)
+            situation = trouble or _situation(lack)
             if lack.claim.rule.fails(situation) == "closed":
                 raise self._refused(request, unknown(lack, situation, staleness_us))
         with self._waiters.lock:
@@ -238,7 +239,7 @@ class Desk:
         """Send the reports that are due; what was dropped without an end is charged in full."""
         with self._waiters.lock:
             while self._lost:
-                settle(self._lost.popleft(), {}, 0, self._clock())
+                give_up(self._lost.popleft(), self._clock())
         self.holder.tell()
 
     @property
@@ -347,7 +348,5 @@ class Desk:
         self._begin()
 
 
-def _situation(lack: Lack, *, stale: bool) -> str:
-    if stale:
-        return "control_stale"
+def _situation(lack: Lack) -> str:
     return "lease_gone" if lack.account.ever_granted else "cold_start"

@@ -149,3 +149,9 @@ def settle(hold: Hold, usage: Mapping[str, Any] | None, interim: int, now: int) 
     account.settle(amount, interim, max(amount, interim) if spent is None else spent, now)
     if guessed:
         account.guessed += max(amount, interim)
+
+
+def give_up(hold: Hold, now: int) -> None:
+    """Charge all of a hold whose end nobody tells."""
+    hold.account.settle(hold.amount, 0, hold.amount, now)
+    hold.account.guessed += hold.amount
