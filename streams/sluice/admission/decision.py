@@ -50,11 +50,17 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a decision does to the requests of its scope."""
+    """What a decision does to the requests of its scope.
+
+    `rate` refuses what is above it, `pace` lets a queue through, `drop_ppm` is the share of
+    requests to refuse, parts per million.
+    """
 
     action: str
     refuses: bool = False
     rate: Rate | None = None
+    pace: Rate | None = None
+    drop_ppm: int = 0
     caps: Caps = NO_CAPS
     stale: bool = False
 
@@ -139,7 +145,7 @@ def read_decision(
         starts_at=_starts_at(record),
         expires_at=record["expires_at"],
         on_expiry=intern(record["on_expiry"]),
-        retry_after_ms=record["retry_after_ms"],
+        retry_after_ms=_first(record["retry_after_ms"], record["params"]["cooldown_ms"]),
         effect=effect,
         expired_effect=expired_effect,
         notes=(*action_notes, *expiry_notes, *_mode_notes(record)),
@@ -150,6 +156,10 @@ def read_decision(
 def _evidence(record: Mapping[str, Any]) -> Evidence:
     window, unit = intern(record["window"]), intern(record["unit"])
     return Evidence(window, record["observed"], record["limit"], unit)
+
+
+def _first(said: int | None, otherwise: int | None) -> int | None:
+    return otherwise if said is None else said
 
 
 def _starts_at(record: Mapping[str, Any]) -> int:
@@ -173,7 +183,9 @@ def _effect(
         return _BLOCK, (Note("not_carried_out", sentence),)
     refuses = action in ("block", "preempt")
     limit = rate if action == "rate_limit" else None
-    return Effect(intern(action), refuses, limit, caps_of(params)), ()
+    pace = rate if action == "queue" else None
+    drop_ppm = params["drop_ratio_ppm"] or 0
+    return Effect(intern(action), refuses, limit, pace, drop_ppm, caps_of(params)), ()
 
 
 def _rate_of(params: Mapping[str, Any]) -> Rate | None:

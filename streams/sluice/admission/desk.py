@@ -3,73 +3,38 @@
 from __future__ import annotations
 
 import itertools
-import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-from uuid_utils import uuid7
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from sluice.admission.accounts import Account, Hold
-from sluice.admission.budget_words import doubtful, exhausted, unknown
-from sluice.admission.control_state import ControlState
 from sluice.admission.decision import Decision
-from sluice.admission.holder import Holder
-from sluice.admission.leases import Claim, Lack, claim_on, claims_of, give_up, settle
+from sluice.admission.desk_options import DeskOptions, Point
+from sluice.admission.holding import Holding, NoRoom
+from sluice.admission.leases import give_up, settle
 from sluice.admission.opening import fields_of
 from sluice.admission.outcomes import Ending
 from sluice.admission.plan import Plan, planned
 from sluice.admission.publisher import Publisher
+from sluice.admission.queueing import Gate
+from sluice.admission.queues import QueuedOut, Queues
 from sluice.admission.reservation import Reservation, interim_of
+from sluice.admission.steps import STEP_LIMIT, Steps
 from sluice.admission.verdict import (
     AdmissionRequest,
     Refused,
     Verdict,
+    refused,
     refusing,
 )
-from sluice.admission.waiting import Course, Wait, Waiters
+from sluice.admission.waiting import Course, Waiters
 from sluice.errors import SluiceError
 
 # Named requests that are remembered after they settled; beyond it the oldest are forgotten.
 MAX_SETTLED = 65_536
-# A request that waits for a lease asks again after so long, in case it was not heard.
-_ASK_AGAIN_S = 0.025
-
-Price = Callable[[Mapping[str, Any]], int | None]
-
-
-class Point(Protocol):
-    """The admission point behind a desk."""
-
-    @property
-    def state(self) -> ControlState:
-        """What the control topic says."""
-
-    def admit(self, request: AdmissionRequest) -> Verdict:
-        """Decide about one request by the decisions in force."""
-
-    def told(self, request: AdmissionRequest, verdict: Verdict, now: int) -> Verdict:
-        """Count a refusal."""
-
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted, and try again."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeskOptions:
-    """`holder_slot`: the place of this process that its successor takes over (None: its source).
-
-    `price` tells the pico-USD of a usage event, by the price book that the meter uses; without
-    it, and without a cost in the usage, a request is charged its estimate here. The control topic
-    counts as stale after `stale_after_ms`.
-    """
-
-    holder_slot: str | None = None
-    price: Price | None = None
-    stale_after_ms: int = 30_000
-    new_id: Callable[[], str] = lambda: str(uuid7())
+_MAY_QUEUE = frozenset({"queue", "isolate"})
 
 
 class Desk:
@@ -85,12 +50,16 @@ class Desk:
         self._begin()
 
     def _begin(self) -> None:
-        self.holder = Holder(self._publisher, self._options.holder_slot, self._waiters.lock,
-                             lambda: self._point.state.leases, self._clock)  # fmt: skip
+        self._holding = Holding(self._publisher, self._waiters, self._options,
+                                lambda: self._point.state, self._clock)  # fmt: skip
         self._open: weakref.WeakValueDictionary[int, Reservation] = weakref.WeakValueDictionary()
         self._named: OrderedDict[tuple[str, int], Reservation] = OrderedDict()
         self._numbers = itertools.count()
-        self._lost: deque[Hold] = deque()
+        self._lost_gates: deque[Gate] = deque()
+        self._lost: deque[tuple[Hold, int]] = deque()
+        self._steps = Steps()
+        self._queues = Queues(self._options.queues, self._waiters, lambda: self._point.state,
+                              self._clock)  # fmt: skip
         self._closed = False
 
     # ---- reserving
@@ -107,8 +76,51 @@ class Desk:
         if not verdict.allowed:
             raise Refused(verdict)
         plan = self._planned(request, verdict)
-        holds = yield from self._held(plan.request)
-        return self._opened(plan, verdict, holds)
+        self._take_step(request, verdict)
+        joined_at = self._clock()
+        gate = yield from self._queued(plan.request, verdict)
+        try:
+            holds = yield from self._held(plan.request)
+        except BaseException:
+            self._leave(gate)
+            raise
+        waited_us = None if gate is None else max(0, self._clock() - joined_at)
+        return self._opened(plan, verdict, holds, gate, waited_us)
+
+    def _take_step(self, request: AdmissionRequest, verdict: Verdict) -> None:
+        """Count a task's step where a decision limits them; further attempts are no steps."""
+        if verdict.caps.max_steps_remaining is None or not request.task_id or request.attempt > 1:
+            return
+        now = self._clock()
+        matches = self._point.state.matching(request, now)
+        with self._waiters.lock:
+            spent = self._steps.take(matches, request.task_id)
+        if spent is not None:
+            told = refused(spent, now, verdict.staleness_us)
+            reason = f"task {request.task_id} has no step left: {told.reason}"
+            raise self._refused(request, replace(told, action="block", reason_code=STEP_LIMIT,
+                                                 reason=reason))  # fmt: skip
+
+    def _queued(self, request: AdmissionRequest, verdict: Verdict) -> Course[Gate | None]:
+        # Stricter actions that admit may hide a queue behind them.
+        if verdict.action not in _MAY_QUEUE:
+            return None
+        try:
+            return (yield from self._queues.course(request))
+        except QueuedOut as out:
+            raise self._refused(request, out.verdict) from None
+
+    def _held(self, request: AdmissionRequest) -> Course[list[Hold]]:
+        try:
+            return (yield from self._holding.course(request))
+        except NoRoom as none:
+            raise self._refused(request, none.verdict) from None
+
+    def _leave(self, gate: Gate | None) -> None:
+        if gate is not None:
+            with self._waiters.lock:
+                self._queues.done(gate)
+                self._waiters.wake()
 
     def _known(self, request: AdmissionRequest) -> Reservation | None:
         if self._closed:
@@ -131,116 +143,40 @@ class Desk:
     def _refused(self, request: AdmissionRequest, verdict: Verdict) -> Refused:
         return Refused(self._point.told(request, verdict, self._clock()))
 
-    def _held(self, request: AdmissionRequest) -> Course[list[Hold]]:
-        state, now = self._point.state, self._clock()
-        if not state.budgets.guarding:
-            return []
-        claims, doubts = claims_of(state.budgets.guarding, request, now, self._troubles(now))
-        for doubt in doubts:
-            # Of a lease that is in force the limit is known, however silent the control topic is.
-            leased = doubt.situation == "control_stale" and doubt.rule.hard
-            if not leased and doubt.rule.fails(doubt.situation) == "closed":
-                raise self._refused(request, doubtful(doubt, state.staleness(now)))
-        if not claims:
-            return []
-        with self._waiters.lock:
-            holds, lacks = self.holder.leases.hold(claims, state.leases, now)
-            low = [h.account for h in holds if h.account.is_due(now)]
-        if not lacks:
-            if low:
-                self.holder.tell(low)
-            return holds
-        return (yield from self._wait(request, claims, lacks))
-
-    def _troubles(self, now: int) -> list[str]:
-        troubles = ["publisher_down"] if self._publisher.down else []
-        return [*troubles, "control_stale"] if self._stale(now) else troubles
-
-    def _stale(self, now: int) -> bool:
-        staleness_us = self._point.state.staleness(now)
-        return staleness_us is not None and staleness_us > self._options.stale_after_ms * 1000
-
-    def _wait(
-        self, request: AdmissionRequest, claims: Sequence[Claim], lacks: list[Lack]
-    ) -> Course[list[Hold]]:
-        until = time.monotonic() + max(lack.claim.rule.lease_wait_ms for lack in lacks) / 1000
-        waiting = [Hold(lack.account, lack.claim.amount) for lack in lacks]
-        found: list[Hold] = []
-
-        def ready() -> bool:
-            held, now_lacks = self.holder.leases.hold(claims, self._grants(), self._clock())
-            found[:], lacks[:] = held, now_lacks
-            return not now_lacks
-
-        self._count_waiting(waiting, 1)
-        try:
-            while True:
-                self.holder.tell([account for account, _ in waiting])
-                again = min(until, time.monotonic() + _ASK_AGAIN_S)
-                if (yield Wait(ready, again)):
-                    return found
-                if again >= until:
-                    break
-        finally:
-            self._count_waiting(waiting, -1)
-        return self._in_doubt(request, claims, lacks)
-
-    def _count_waiting(self, waiting: Sequence[Hold], sign: int) -> None:
-        with self._waiters.lock:
-            for account, amount in waiting:
-                account.waiting += sign * amount
-
-    def _grants(self) -> Mapping[bytes, Mapping[str, Any]]:
-        return self._point.state.leases
-
-    def _in_doubt(
-        self, request: AdmissionRequest, claims: Sequence[Claim], lacks: Sequence[Lack]
-    ) -> list[Hold]:
-        """What fail rules say where leases had no room in time."""
-        now = self._clock()
-        staleness_us = self._point.state.staleness(now)
-        # While nobody can be asked, what is left of a lease is not all there is.
-        trouble = next(iter(self._troubles(now)), None)
-        spent = [lack for lack in lacks if lack.room is not None and trouble is None]
-        if spent:
-            raise self._refused(request, exhausted(spent, staleness_us))
-        for lack in lacks:
-            situation = trouble or _situation(lack)
-            if lack.claim.rule.fails(situation) == "closed":
-                raise self._refused(request, unknown(lack, situation, staleness_us))
-        with self._waiters.lock:
-            return self.holder.leases.hold_anyway(claims, self._grants(), now)
-
-    def _opened(self, plan: Plan, verdict: Verdict, holds: list[Hold]) -> Reservation:
+    def _opened(self, plan: Plan, verdict: Verdict, holds: list[Hold], gate: Gate | None,
+                queue_us: int | None) -> Reservation:  # fmt: skip
         new_id = self._options.new_id
         made = Reservation(self, new_id(), new_id(), plan, verdict, holds, self._clock())
-        request = plan.request
+        made.gate, made.queue_us = gate, queue_us
+        name = (plan.request.request_id or "", plan.request.attempt)
         with self._waiters.lock:
-            if request.request_id is not None:
-                known = self._named.setdefault((request.request_id, request.attempt), made)
-                if known is not made:
-                    self._give_back(holds)
-                    return known
-            made.number = next(self._numbers)
-            self._open[made.number] = made
-        return made
-
-    def _give_back(self, holds: Sequence[Hold]) -> None:
-        for hold in holds:
-            settle(hold, None, 0, self._clock())
+            known = self._named.setdefault(name, made) if plan.request.request_id else made
+            if known is made:
+                made.number = next(self._numbers)
+                self._open[made.number] = made
+        if known is not made:
+            # Another thread asked for the same request meanwhile.
+            made.release()
+        return known
 
     # ---- for reservations
 
     def lose(self, reservation: Reservation) -> None:
         """Take the holds of one that was dropped; called by the garbage collector, so no lock."""
-        self._lost.extend(reservation.holds)
+        told = reservation.interim
+        if reservation.gate is not None:
+            self._lost_gates.append(reservation.gate)
+        self._lost.extend((hold, interim_of(hold, told)) for hold in reservation.holds)
 
     def tell(self) -> None:
         """Send the reports that are due; what was dropped without an end is charged in full."""
         with self._waiters.lock:
+            while self._lost_gates:
+                self._queues.done(self._lost_gates.popleft())
+                self._waiters.wake()
             while self._lost:
-                give_up(self._lost.popleft(), self._clock())
-        self.holder.tell()
+                give_up(*self._lost.popleft(), self._clock())
+        self._holding.holder.tell()
 
     @property
     def running(self) -> int:
@@ -250,7 +186,7 @@ class Desk:
     @property
     def accounts(self) -> list[Account]:
         """What is held of every ledger; the caller holds the lock."""
-        return list(self.holder.leases.accounts.values())
+        return self._holding.accounts
 
     def settle(self, reservation: Reservation, usage: Mapping[str, Any] | None) -> bool:
         """Turn holds into what was spent, None = nothing; False if that was done before."""
@@ -264,6 +200,8 @@ class Desk:
             for hold in reservation.holds:
                 settle(hold, usage, interim_of(hold, reservation.interim), now)
             reservation.settled = True
+            if reservation.gate is not None:
+                self._queues.done(reservation.gate)
             self._open.pop(reservation.number, None)
             while len(self._named) > MAX_SETTLED:
                 self._named.popitem(last=False)
@@ -279,21 +217,11 @@ class Desk:
         self._point.publish_later(event)
 
     def extend(self, reservation: Reservation, amounts: Mapping[str, int]) -> None:
-        """Hold more on the accounts of these units, all or nothing; raises Refused.
-
-        Budgets of other units are not asked, nor is anything waited for.
-        """
-        now = self._clock()
-        grown = [(hold, amounts.get(hold.account.key.unit, 0)) for hold in reservation.holds]
-        with self._waiters.lock:
-            claims = [claim_on(hold.account, more) for hold, more in grown if more]
-            _, lacks = self.holder.leases.hold(claims, self._grants(), now)
-            if not lacks:
-                reservation.holds = [hold._replace(amount=hold.amount + more)
-                                     for hold, more in grown]  # fmt: skip
-        if lacks:
-            verdict = exhausted(lacks, self._point.state.staleness(now))
-            raise self._refused(reservation.request, verdict)
+        """Hold more on the accounts of these units, all or nothing; raises Refused."""
+        try:
+            reservation.holds = self._holding.extend(reservation.holds, amounts)
+        except NoRoom as none:
+            raise self._refused(reservation.request, none.verdict) from None
 
     def progressed(self, reservation: Reservation, usage: Mapping[str, Any]) -> None:
         """Note what was spent so far."""
@@ -338,7 +266,7 @@ class Desk:
     def close(self) -> None:
         """Close the leases; what still runs is charged when its usage arrives."""
         self._closed = True
-        self.holder.close()
+        self._holding.holder.close()
 
     def after_fork(self, waiters: Waiters) -> None:
         """In a forked child: no leases, and the parent's reservations are the parent's."""
@@ -346,7 +274,3 @@ class Desk:
             reservation.disown()
         self._waiters = waiters
         self._begin()
-
-
-def _situation(lack: Lack) -> str:
-    return "lease_gone" if lack.account.ever_granted else "cold_start"

@@ -5,6 +5,7 @@ Pure; one thread at a time. `Leases` is one process's: a forked child begins wit
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from sluice.admission.accounts import Account, AccountKey, Hold
 from sluice.admission.amounts import applies, estimated, used
 from sluice.admission.budget_rule import BudgetRule, Span, UnknownScope
 from sluice.admission.verdict import AdmissionRequest
+
+# Closed accounts whose sum is remembered; beyond it the longest closed are forgotten.
+MAX_ENDED = 10_000
 
 Grants = Mapping[bytes, Mapping[str, Any]]
 # An account, and the HolderReport to send on it.
@@ -87,12 +91,15 @@ class Leases:
         self.holder = holder
         self.source_epoch: str | None = None
         self.accounts: dict[AccountKey, Account] = {}
+        # What was spent in periods that are closed: a straggler must not have the lease anew.
+        self._ended: OrderedDict[AccountKey, int] = OrderedDict()
 
     def account(self, claim: Claim, grants: Grants) -> Account:
         """The account of a claim with its newest grant."""
         account = self.accounts.get(claim.key)
         if account is None:
             account = Account(claim.rule, claim.key, claim.span, claim.tenant_id)
+            account.committed = self._ended.get(claim.key, 0)
             self.accounts[claim.key] = account
         account.rule = claim.rule
         account.see(grants.get(account.lease_key(self.holder, self.source_epoch)))
@@ -124,11 +131,17 @@ class Leases:
         for account in list(self.accounts.values() if among is None else among):
             account.see(grants.get(account.lease_key(self.holder, self.source_epoch)))
             if account.over(now):
-                self.accounts.pop(account.key, None)
+                self._forget(account)
                 if account.reported_at is not None:
                     yield account, account.report(holder_slot, now, closing=True)
             elif account.is_due(now):
                 yield account, account.report(holder_slot, now)
+
+    def _forget(self, account: Account) -> None:
+        self.accounts.pop(account.key, None)
+        self._ended[account.key] = account.committed
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
 
     def closing(self, now: int, holder_slot: str) -> Iterator[Report]:
         """The last reports of this process."""
@@ -151,7 +164,7 @@ def settle(hold: Hold, usage: Mapping[str, Any] | None, interim: int, now: int) 
         account.guessed += max(amount, interim)
 
 
-def give_up(hold: Hold, now: int) -> None:
+def give_up(hold: Hold, interim: int, now: int) -> None:
     """Charge all of a hold whose end nobody tells."""
-    hold.account.settle(hold.amount, 0, hold.amount, now)
+    hold.account.settle(hold.amount, interim, hold.amount, now)
     hold.account.guessed += hold.amount

@@ -269,10 +269,16 @@ class Operation:
         return {
             "started_at": self.started_at, "scheduled_at": scheduled_at,
             "first_token_at": first_token_at, "occurred_at": ended_at,
-            "queue_us": handed.get("queue_us", self._since_start(scheduled_at)),
+            "queue_us": handed.get("queue_us", self._queued(scheduled_at)),
             "ttft_us": handed.get("ttft_us", self._since_start(first_token_at)),
             "latency_us": elapsed_us,
         }  # fmt: skip
+
+    def _queued(self, scheduled_at: int | None) -> int | None:
+        """Waiting at admission, and then at whoever serves it."""
+        before = None if self.reservation is None else self.reservation.queue_us
+        after = self._since_start(scheduled_at)
+        return after if before is None else before + (after or 0)
 
     def _instant(self, elapsed_us: int | None) -> int | None:
         return None if elapsed_us is None else self.started_at + elapsed_us

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from sluice.admission.background import watch_forks
 from sluice.admission.control_state import Applied, ControlState, Match
 from sluice.admission.decision import CONDITIONS, Decision
-from sluice.admission.desk import Desk, DeskOptions
+from sluice.admission.desk import Desk
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.publisher import Publisher
-from sluice.admission.rate import Buckets
+from sluice.admission.rate import Buckets, Shares
 from sluice.admission.reporting import Emitter, Reports
 from sluice.admission.reservation import Reservation
 from sluice.admission.sentences import explain
@@ -27,6 +28,7 @@ from sluice.admission.verdict import (
     limits,
     refused,
     refusing,
+    strictest,
     unread,
     unrestricted,
 )
@@ -88,6 +90,7 @@ class AdmissionPoint:
         self._cold_start = cold_start
         self._made_at = clock()
         self._buckets = Buckets()
+        self._shares = Shares()
         self._reports = Reports(source)
         self._unsent: deque[Mapping[str, Any]] = deque()
         self._lost_reports = 0
@@ -130,7 +133,7 @@ class AdmissionPoint:
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
     ) -> Verdict:
-        refusal = refusing(matches, request.tool_name)
+        refusal = refusing(matches, request.tool_name) or self._dropped(matches)
         if refusal is not None:
             return refused(refusal, now, staleness_us)
         limited = limits(matches)
@@ -141,6 +144,14 @@ class AdmissionPoint:
                 (short,) = (m for m in matches if m.decision.key == shortage.key)
                 return refused(short, now, staleness_us, shortage.wait_us)
         return admitted(matches, staleness_us)
+
+    def _dropped(self, matches: list[Match]) -> Match | None:
+        shares = [match for match in matches if match.effect.drop_ppm]
+        if not shares:
+            return None
+        with self._waiters.lock:
+            found = [m for m in shares if self._shares.drops(m.decision.key, m.effect.drop_ppm)]
+        return strictest(found) if found else None
 
     def told(self, request: AdmissionRequest, verdict: Verdict, now: int) -> Verdict:
         """Count a refusal for the next report; returns the verdict."""
@@ -190,6 +201,7 @@ class AdmissionPoint:
         with self._waiters.lock:
             self._state = state
             self._buckets.keep_only(state.decisions.keys())
+            self._shares.keep_only(state.decisions.keys())
             self._waiters.wake()
         self._read.set()
         self._preempt(list(state.decisions.values()))

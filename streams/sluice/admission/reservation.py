@@ -21,6 +21,7 @@ from sluice.admission.amounts import used
 from sluice.admission.handed import MAX_ATTRIBUTES, checked
 from sluice.admission.outcomes import OUTCOMES, Ending, ended_by
 from sluice.admission.plan import Plan
+from sluice.admission.queueing import Gate
 from sluice.admission.verdict import AdmissionRequest, Verdict
 from sluice.errors import OutsideError, SluiceError
 
@@ -75,6 +76,9 @@ class Reservation:
         self.holds = holds
         self.started_at = started_at
         self.number = 0
+        # The queue that it came through, and how long that took.
+        self.gate: Gate | None = None
+        self.queue_us: int | None = None
         self.settled = False
         self.interim: Mapping[str, Any] = {}
         self.stopped_by: Verdict | None = None
@@ -93,6 +97,8 @@ class Reservation:
         fields: dict[str, Any] = {}
         if self.holds:
             fields |= {"reservation_id": self.reservation_id, "lease_id": self.lease_id}
+        if self.queue_us is not None:
+            fields["queue_us"] = self.queue_us
         if self.degraded_from is not None:
             changed = {"key": "degraded_from", "value": self.degraded_from}
             kept = [a for a in others.get("attributes", ()) if a["key"] != "degraded_from"]
@@ -140,7 +146,10 @@ class Reservation:
 
     def extend(self, **amounts: int) -> None:
         """Hold more of these units, such as output_tokens; raises Refused where there is none."""
-        self._keeper.extend(self, amounts)
+        with self._lock:
+            if self.settled:
+                raise SluiceError(f"reservation {self.reservation_id} has settled")
+            self._keeper.extend(self, amounts)
 
     # ---- ending
 
@@ -231,7 +240,7 @@ class Reservation:
         return {**source, **given, **self.interim}
 
     def __del__(self) -> None:
-        if self.holds and not self.settled:
+        if (self.holds or self.gate is not None) and not self.settled:
             self._keeper.lose(self)
 
     async def __aenter__(self) -> Self:

@@ -28,7 +28,7 @@ from confluent_kafka.admin import AdminClient
 from sluice.admission.background import Background
 from sluice.admission.control_state import ControlState
 from sluice.admission.decision import CONDITIONS
-from sluice.admission.desk import DeskOptions
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import COLD_START, AdmissionPoint, ColdStart
 from sluice.admission.reporting import Emitter
 from sluice.errors import OutsideError

@@ -10,7 +10,7 @@ from typing import Any
 from tests.unit.admission.messages import NOW, Clock, budget_rule, rule_key
 
 from sluice.admission.amounts import used
-from sluice.admission.desk import DeskOptions
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import AdmissionPoint
 from sluice.errors import OutsideError
 from sluice.wire.codec import decode, encode

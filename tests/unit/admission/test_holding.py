@@ -8,7 +8,7 @@ from tests.unit.admission.granting import TTL_US, Grantor, reserving
 from tests.unit.admission.messages import MINUTE_US, Clock, budget_rule
 
 from sluice.admission.accounts import Burn
-from sluice.admission.desk import DeskOptions
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.verdict import AdmissionRequest
 
 CHAT = AdmissionRequest("acme", "chat", "m1", estimated_cost_pusd=10)

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.admission.granting import TTL_US, at_noon, reserving
 from tests.unit.admission.messages import MINUTE_US, budget_rule, decision, key_of
 
-from sluice.admission.desk import DeskOptions
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import AdmissionPoint
 from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import AdmissionRequest, Refused, Verdict
