@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sluice.admission.background import watch_forks
 from sluice.admission.control_state import Applied, ControlState, Match
-from sluice.admission.decision import CONDITIONS, Decision
+from sluice.admission.decision import CONDITIONS
 from sluice.admission.desk import Desk
 from sluice.admission.desk_options import DeskOptions
+from sluice.admission.outbox import Outbox
+from sluice.admission.preemption import Preemption
 from sluice.admission.publisher import Publisher
 from sluice.admission.rate import Buckets, Shares
-from sluice.admission.reporting import Emitter, Reports
+from sluice.admission.reporting import Emitter
 from sluice.admission.reservation import Reservation
 from sluice.admission.sentences import explain
 from sluice.admission.standing import Explanation, standings
@@ -33,13 +33,8 @@ from sluice.admission.verdict import (
     unrestricted,
 )
 from sluice.admission.waiting import Waiters
-from sluice.errors import OutsideError
 
-# Events that wait for an emitter in trouble; beyond it the oldest are given up.
-MAX_UNSENT = 50_000
 REPORT_EVERY_S = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +86,8 @@ class AdmissionPoint:
         self._made_at = clock()
         self._buckets = Buckets()
         self._shares = Shares()
-        self._reports = Reports(source)
-        self._unsent: deque[Mapping[str, Any]] = deque()
-        self._lost_reports = 0
-        self._emitting = threading.Lock()
+        self._preemption = Preemption(self._desk.preempt)
+        self._outbox = Outbox(self._publisher, source)
         self._read = threading.Event()
         if state is not None:
             self._read.set()
@@ -157,7 +150,7 @@ class AdmissionPoint:
         """Count a refusal for the next report; returns the verdict."""
         if not verdict.allowed and self._publisher.emits:
             with self._waiters.lock:
-                self._reports.refused(request, verdict, now)
+                self._outbox.refused(request, verdict, now)
         return verdict
 
     # ---- reserving
@@ -204,7 +197,7 @@ class AdmissionPoint:
             self._shares.keep_only(state.decisions.keys())
             self._waiters.wake()
         self._read.set()
-        self._preempt(list(state.decisions.values()))
+        self._preemption.note(list(state.decisions.values()), state, self._clock())
 
     def apply(
         self, partition: int, key: bytes | None, value: bytes | None, *, live: bool = True
@@ -216,21 +209,8 @@ class AdmissionPoint:
             if applied is not None:
                 self._note(applied, now, live=live)
         if applied is not None and applied.kind == "decision" and applied.decision is not None:
-            self._preempt([applied.decision])
+            self._preemption.note((applied.decision,), self._state, now)
         return applied
-
-    def _preempt(self, decisions: Collection[Decision]) -> None:
-        """Stop what runs under decisions that say so; one with boundary task lets it end."""
-        if not self._desk.running:
-            return
-        now = self._clock()
-        for decision in decisions:
-            effect = decision.effect_at(now)
-            if decision.shadow or effect is None or effect.action != "preempt":
-                continue
-            if effect.caps.boundary != "task":
-                verdict = refused(Match(decision, effect), now, self._state.staleness(now))
-                self._desk.preempt(decision, verdict)
 
     def _note(self, applied: Applied, now: int, *, live: bool) -> None:
         if applied.kind == "lifted":
@@ -240,8 +220,8 @@ class AdmissionPoint:
         decision = applied.decision
         if applied.kind != "decision" or decision is None or decision.shadow:
             return
-        if live and self._publisher.emits:
-            self._reports.applied(decision, now)
+        if live:
+            self._outbox.applied(decision, now)
 
     def expect(self, partitions: Collection[int]) -> None:
         """Count the silence of these source partitions from now on."""
@@ -290,7 +270,7 @@ class AdmissionPoint:
             "ready": self.ready,
             "staleness_us": state.staleness(now),
             "heard_at": heard_at,
-            "counts": counts | {"lost_reports": self._lost_reports},
+            "counts": counts | {"lost_reports": self._outbox.lost},
             "decisions": decisions,
             "leases": leases,
             "budgets": budgets,
@@ -299,35 +279,15 @@ class AdmissionPoint:
         }
 
     def report(self) -> None:
-        """Send what happened since the last report; what finds no way out waits for the next."""
-        if not self._publisher.emits:
-            return
-        with self._emitting:
-            with self._waiters.lock:
-                self._unsent.extend(self._reports.drain())
-            while len(self._unsent) > MAX_UNSENT:
-                self._unsent.popleft()
-                self._lost_reports += 1
-            self._send()
+        """Send what happened since the last report, and what is due on leases."""
+        self._preemption.begin(self._state, self._clock())
+        self._outbox.send(self._waiters.lock)
         self._desk.tell()
 
     def publish_later(self, event: Mapping[str, Any]) -> None:
         """Keep an event that could not be emitted; it goes with the next report."""
         with self._waiters.lock:
-            self._unsent.append(event)
-
-    def _send(self) -> None:
-        while self._unsent:
-            try:
-                self._publisher.emit(self._unsent[0])
-            except OutsideError as error:
-                _log.warning("%d admission events wait: %s", len(self._unsent), error)
-                return
-            except Exception:
-                # An event that cannot be sent at all must not hold up the ones behind it.
-                _log.exception("an admission event was given up")
-                self._lost_reports += 1
-            self._unsent.popleft()
+            self._outbox.later(event)
 
     def report_until(self, stop: threading.Event) -> None:
         """Report once a second until `stop` is set, and once more then."""
@@ -342,10 +302,9 @@ class AdmissionPoint:
 
     def after_fork(self) -> None:
         """Make locks anew in a forked child; the parent's news and leases stay the parent's."""
-        self._waiters, self._emitting = Waiters(), threading.Lock()
+        self._waiters = Waiters()
+        self._outbox.after_fork()
         self._desk.after_fork(self._waiters)
-        self._reports.clear()
-        self._unsent.clear()
         was_read, self._read = self._read.is_set(), threading.Event()
         if was_read:
             self._read.set()
