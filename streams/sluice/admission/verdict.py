@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
 from sluice.admission.control_state import Match
-from sluice.admission.decision import CONTROL_STALE
-from sluice.admission.rate import Limit
+from sluice.admission.decision import CONTROL_STALE, Evidence
+from sluice.admission.rate import Limit, Rate
 from sluice.admission.sentences import utc
 from sluice.errors import SluiceError
+from sluice.wire.scopes import scope_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Verdict:
     `action` is what is done to this request, in the words of decisions; with `allowed` the gateway
     must hold the request to `caps`. `staleness_us`: how long the longest silent source partition
     was not heard; None before the control topic was found. `violated` names the budgets that have
-    no room.
+    no room; `rule_id`, `scope` (as BudgetRow.scope), `evidence` and `rate` are the decision's.
     """
 
     allowed: bool
@@ -84,6 +85,10 @@ class Verdict:
     caps: Caps = NO_CAPS
     staleness_us: int | None = None
     violated: tuple[Violation, ...] = ()
+    rule_id: str | None = field(default=None, compare=False)
+    scope: str | None = field(default=None, compare=False)
+    evidence: Evidence | None = field(default=None, compare=False)
+    rate: Rate | None = field(default=None, compare=False)
 
 
 class Refused(SluiceError):
@@ -147,6 +152,10 @@ def refused(
         policy_version=match.decision.policy_version,
         retry_after_ms=_until_expiry(match, now) if wait_us is None else -(-wait_us // 1000),
         staleness_us=staleness_us,
+        rule_id=match.decision.rule_id,
+        scope=scope_text(match.decision.scope),
+        evidence=match.decision.evidence,
+        rate=match.effect.rate,
     )
 
 
@@ -164,6 +173,7 @@ def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
         policy_version=named.decision.policy_version,
         caps=merged([match.effect.caps for match in ordered]),
         staleness_us=staleness_us,
+        rule_id=named.decision.rule_id,
     )
 
 
