@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from sluice.admission.caps import NO_CAPS
 from sluice.admission.verdict import AdmissionRequest, Verdict
 
 
@@ -25,6 +26,8 @@ def planned(
     the first that may is taken, unless the request asks for one of them already.
     """
     caps = verdict.caps
+    if caps is NO_CAPS:
+        return Plan(request)
     changed = replace(
         request,
         max_output_tokens=_least(request.max_output_tokens, caps.max_tokens),

@@ -126,6 +126,11 @@ class AdmissionPoint:
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
     ) -> Verdict:
+        for match in matches:
+            if not match.effect.lets_all:
+                break
+        else:
+            return admitted(matches, staleness_us)
         refusal = refusing(matches, request.tool_name) or self._dropped(matches)
         if refusal is not None:
             return refused(refusal, now, staleness_us)

@@ -25,7 +25,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from sluice.admission.background import Background
+from sluice.admission.background import Background, uncollected
 from sluice.admission.control_state import ControlState
 from sluice.admission.decision import CONDITIONS
 from sluice.admission.desk_options import DeskOptions
@@ -95,6 +95,9 @@ class ControlSubscriber:
             admin = AdminClient(self._config)
             reader = _Reader(consumer, admin, self._topic, self._point)
             reader.begin()
+            with uncollected():
+                while reader.in_snapshot and not stop.is_set():
+                    reader.read(_POLL_S)
             check_at = time.monotonic() + self._topic_check_s
             while not stop.is_set():
                 reader.read(_POLL_S)
@@ -121,6 +124,11 @@ class _Reader:
         # Partitions of which the snapshot is still being read, and where it ends at the latest: on
         # a topic that is never quiet, the event of having reached the end may not come.
         self._ends: dict[int, int] = {}
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether what the topic held in the beginning is still being read."""
+        return self._fresh is not None
 
     def begin(self) -> None:
         """Read every partition there is; KafkaException where the topic cannot be had."""

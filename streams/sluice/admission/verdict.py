@@ -64,7 +64,8 @@ class Violation(NamedTuple):
     resets_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would be half of what an answer costs. Nobody changes one.
+@dataclass(slots=True)
 class Verdict:
     """Whether a request may go on, why, and under which conditions.
 
@@ -119,7 +120,11 @@ def unread(*, allowed: bool, staleness_us: int | None) -> Verdict:
 
 def strictest(matches: Sequence[Match]) -> Match:
     """The match to name: the strictest action, then the one that lasts longest."""
-    return max(matches, key=lambda match: (match.effect.rank, match.decision.expires_at))
+    return max(matches, key=_strictness)
+
+
+def _strictness(match: Match) -> tuple[tuple[int, bool], int]:
+    return match.effect.rank, match.decision.expires_at
 
 
 def refusing(matches: Sequence[Match], tool_name: str | None) -> Match | None:
@@ -161,19 +166,22 @@ def refused(
 
 def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
     """The answer where decisions are in force and none refuses."""
-    ordered = sorted(matches, key=lambda match: match.effect.rank, reverse=True)
-    named = strictest(ordered)
+    if len(matches) > 1:
+        matches = sorted(matches, key=_strictness, reverse=True)
+    decision, effect = matches[0]
     return Verdict(
-        allowed=True,
-        action=named.effect.action,
-        reason_code=CONTROL_STALE if named.effect.stale else named.decision.reason_code,
-        reason=_reason(named),
-        decision_id=named.decision.decision_id,
-        policy_id=named.decision.policy_id,
-        policy_version=named.decision.policy_version,
-        caps=merged([match.effect.caps for match in ordered]),
-        staleness_us=staleness_us,
-        rule_id=named.decision.rule_id,
+        True,
+        effect.action,
+        CONTROL_STALE if effect.stale else decision.reason_code,
+        _reason(matches[0]),
+        decision.decision_id,
+        decision.policy_id,
+        decision.policy_version,
+        None,
+        merged([match.effect.caps for match in matches]),
+        staleness_us,
+        (),
+        decision.rule_id,
     )
 
 
@@ -185,6 +193,8 @@ def _reason(match: Match) -> str:
             f"{utc(decision.expires_at)} and was not renewed; then it is {decision.on_expiry}: "
             f"{decision.reason}"
         )
+    if not decision.notes:
+        return decision.reason
     return "; ".join((decision.reason, *(note.sentence for note in decision.notes)))
 
 
