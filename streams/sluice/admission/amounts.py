@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 CONCURRENCY = "concurrency"
 # Outcomes of requests that nobody served: they count as no request, call or step.
 _NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
-_OF_MODELS = frozenset({"tokens", "input_tokens", "output_tokens", "requests"})
+_OF_MODELS = frozenset({"tokens", "input_tokens", "output_tokens", "requests", "steps"})
 _COUNTED = frozenset({"requests", "tool_calls", "steps"})
 
 
@@ -20,8 +20,9 @@ def applies(unit: str, request: AdmissionRequest) -> bool:
     """Whether a request of this kind has any amount of the unit at all."""
     if unit == "tool_calls":
         return request.tool_name is not None
-    if unit == "steps":
-        return request.task_id is not None
+    if unit == "steps" and request.attempt > 1:
+        # Further attempts are not steps of their own.
+        return False
     return unit not in _OF_MODELS or request.tool_name is None
 
 

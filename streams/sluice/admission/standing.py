@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sluice.admission.accounts import Account
 from sluice.admission.budget_rule import BudgetRule
 from sluice.admission.sentences import Explained, utc
-from sluice.wire.scopes import scope_pairs
+from sluice.wire.scopes import scope_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def standings(
 
 
 def _touches(account: Account, scope: Mapping[str, str | None]) -> bool:
-    return all(scope.get(name) in (None, value) for name, value in scope_pairs(account.key.scope))
+    fields = scope_fields(account.key.scope)
+    return all(scope.get(name) in (None, value) for name, value in fields.items())
 
 
 def _standing(account: Account, now: int) -> BudgetStanding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import unquote
+from functools import lru_cache
 
 # The percent sign first: what it encodes must not be encoded again.
 _RESERVED = {"%": "%25", ",": "%2C", "=": "%3D"}
@@ -17,10 +17,17 @@ def scope_text(pairs: Iterable[tuple[str, str]]) -> str:
     return ",".join(f"{name}={_encoded(value)}" for name, value in sorted(pairs))
 
 
-def scope_pairs(text: str) -> list[tuple[str, str]]:
-    """The fields and values that `scope_text` made a scope of."""
-    parts = (pair.partition("=") for pair in text.split(",") if pair)
-    return [(name, unquote(value)) for name, _, value in parts]
+@lru_cache(maxsize=4096)
+def scope_fields(scope: str) -> dict[str, str]:
+    """Fields and values of a scope, not to be changed."""
+    parts = [part.partition("=") for part in scope.split(",")] if scope else []
+    return {name: _decoded(value) for name, _, value in parts}
+
+
+def _decoded(value: str) -> str:
+    for reserved, code in reversed(_RESERVED.items()):
+        value = value.replace(code, reserved)
+    return value
 
 
 def _encoded(value: str) -> str:

@@ -286,11 +286,20 @@ def test_estimates_are_held_in_the_budgets_unit(
     reservation.release()
 
 
-@pytest.mark.parametrize("unit", ["tool_calls", "steps"])
-def test_budgets_of_other_kinds_of_requests_hold_nothing(unit: str) -> None:
-    """A model call outside a task takes neither tool calls nor steps."""
+@pytest.mark.parametrize(
+    ("unit", "request_"),
+    [
+        ("tool_calls", CHAT), ("steps", AdmissionRequest("acme", "chat", "m1", attempt=2)),
+        ("steps", AdmissionRequest("acme", tool_name="search")),
+        ("requests", AdmissionRequest("acme", tool_name="search")),
+    ],
+)  # fmt: skip
+def test_budgets_of_other_kinds_of_requests_hold_nothing(
+    unit: str, request_: AdmissionRequest
+) -> None:
+    """A model call is no tool call, a tool call no request and a retry no step."""
     made = reserving(at_noon(b=0), budget_rule(unit=unit))
-    assert made.reserve(CHAT).holds == []
+    assert made.reserve(request_).holds == []
 
 
 def test_a_tool_call_is_a_reservation_of_its_own() -> None:
