@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from sluice.admission.verdict import (
     refused,
     refusing,
 )
-from sluice.admission.waiting import Course, Waiters
+from sluice.admission.waiting import Course, Wait, Waiters
 from sluice.errors import SluiceError
 
 # Named requests that are remembered after they settled; beyond it the oldest are forgotten.
@@ -72,6 +73,9 @@ class Desk:
         if known is not None:
             return known
         if verdict is None:
+            if not self._point.ready:
+                until = time.monotonic() + self._point.cold_left_s
+                yield Wait(lambda: self._point.ready, until)
             verdict = self._point.admit(request)
         if not verdict.allowed:
             raise Refused(verdict)

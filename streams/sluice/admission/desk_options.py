@@ -22,6 +22,14 @@ class Point(Protocol):
     def state(self) -> ControlState:
         """What the control topic says."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the control topic was read to its end once."""
+
+    @property
+    def cold_left_s(self) -> float:
+        """How long requests still wait for that, seconds."""
+
     def admit(self, request: AdmissionRequest) -> Verdict:
         """Decide about one request by the decisions in force."""
 

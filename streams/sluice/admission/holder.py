@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sluice.admission.accounts import Account
 from sluice.admission.leases import Grants, Leases
 from sluice.admission.publisher import Publisher
 from sluice.errors import OutsideError, SluiceError
+
+# Accounts looked at under one hold of the lock: requests do not wait for all of them.
+_AT_ONCE = 100
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +40,13 @@ class Holder:
             return
         with self._sending:
             with self._lock:
-                due = list(self._due(among))
-            for account, report in due:
-                self._send(account, report)
-
-    def _due(self, among: Iterable[Account] | None) -> Iterator[tuple[Account, dict[str, Any]]]:
-        return self.leases.due(self._grants(), self._clock(), self._slot, among)
+                accounts = list(self.leases.accounts.values() if among is None else among)
+            for begin in range(0, len(accounts), _AT_ONCE):
+                with self._lock:
+                    some = accounts[begin : begin + _AT_ONCE]
+                    due = list(self.leases.due(some, self._grants(), self._clock(), self._slot))
+                for account, report in due:
+                    self._send(account, report)
 
     def _send(self, account: Account, report: Mapping[str, Any]) -> None:
         try:

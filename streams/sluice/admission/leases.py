@@ -68,7 +68,9 @@ def claims_of(
         amount = estimated(rule.unit, request)
         if amount is None:
             doubts.append(Doubt(rule, "no_price", f"nothing tells how many {rule.unit} it takes"))
-        if rule.hard:
+        if rule.hard and not rule.of_tenant:
+            doubts.append(Doubt(rule, "cold_start", "it spans tenants, nobody leases it here"))
+        elif rule.hard:
             span = rule.span_at(now)
             key = AccountKey(rule.policy_id, rule.budget_id, scope, span.period_id, rule.unit)
             claims.append(Claim(rule, key, span, request.tenant_id, amount or 0))
@@ -125,10 +127,10 @@ class Leases:
         return [self.account(claim, grants).hold(claim.amount, now) for claim in claims]
 
     def due(
-        self, grants: Grants, now: int, holder_slot: str, among: Iterable[Account] | None = None
+        self, among: Iterable[Account], grants: Grants, now: int, holder_slot: str
     ) -> Iterator[Report]:
         """Reports to send now; accounts of periods that are over are closed and forgotten."""
-        for account in list(self.accounts.values() if among is None else among):
+        for account in among:
             account.see(grants.get(account.lease_key(self.holder, self.source_epoch)))
             if account.over(now):
                 self._forget(account)

@@ -107,8 +107,7 @@ class AdmissionPoint:
         return self._admit(request, now)
 
     def _admit_cold(self, request: AdmissionRequest, now: int) -> Verdict:
-        left_us = self._made_at + self._cold_start.wait_ms * 1000 - now
-        if self._read.wait(min(max(0, left_us), self._cold_start.wait_ms * 1000) / 1e6):
+        if self._read.wait(self.cold_left_s):
             return self._admit(request, self._clock())
         verdict = unread(
             allowed=self._cold_start.then == "open", staleness_us=self._state.staleness(now)
@@ -200,8 +199,8 @@ class AdmissionPoint:
             self._state = state
             self._buckets.keep_only(state.decisions.keys())
             self._shares.keep_only(state.decisions.keys())
+            self._read.set()
             self._waiters.wake()
-        self._read.set()
         self._preemption.note(list(state.decisions.values()), state, self._clock())
 
     def apply(
@@ -239,6 +238,12 @@ class AdmissionPoint:
     def ready(self) -> bool:
         """Whether the control topic was read to its end once."""
         return self._read.is_set()
+
+    @property
+    def cold_left_s(self) -> float:
+        """How long requests still wait for that, seconds."""
+        whole_us = self._cold_start.wait_ms * 1000
+        return min(max(0, self._made_at + whole_us - self._clock()), whole_us) / 1e6
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until `ready`; False if it took longer."""
