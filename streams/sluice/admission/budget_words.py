@@ -31,7 +31,8 @@ def exhausted(lacks: Sequence[Lack], staleness_us: int | None) -> Verdict:
     """The refusal of a request for which leases have too little room."""
     first = lacks[0]
     violated = tuple(map(_violation, lacks))
-    return _refusal(LEASE_EXHAUSTED, _sentence(violated[0]), first, violated, staleness_us)
+    reason = _sentence(violated[0]) + _held_back(first)
+    return _refusal(LEASE_EXHAUSTED, reason, first, violated, staleness_us)
 
 
 def unknown(lack: Lack, situation: str, staleness_us: int | None) -> Verdict:
@@ -78,6 +79,13 @@ def _sentence(violated: Violation) -> str:
         f"{_named(violated)} has {left} here and the request needs {violated.needed} "
         f"{violated.unit} (limit {violated.limit}{resets})"
     )
+
+
+def _held_back(lack: Lack) -> str:
+    """Which budget keeps the grants small, where its grantor says it is another one."""
+    grant = lack.account.grant or {}
+    by = grant.get("limited_by")
+    return "" if by in (None, lack.claim.key.budget_id) else f"; budget {by} has no more to give it"
 
 
 def _named(violated: Violation) -> str:

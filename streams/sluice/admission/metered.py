@@ -29,7 +29,7 @@ from sluice.admission.outcomes import Slo
 from sluice.admission.point import wall_clock
 from sluice.admission.reporting import Emitter
 from sluice.admission.reservation import Reservation
-from sluice.admission.verdict import AdmissionRequest, Verdict
+from sluice.admission.verdict import AdmissionRequest, Verdict, tool_request
 
 _MODEL_TYPES = ("inference", "embedding")
 
@@ -103,8 +103,7 @@ class _OpensTools(_Opens):
         `args` (bytes, or what JSON has) are hashed and not kept; None = not told. `writes` says
         whether the tool changes anything. The rest is as in `call`.
         """
-        request = replace(self.request, tool_name=name, model=None, estimated_cost_pusd=None,
-                          max_output_tokens=None)  # fmt: skip
+        request = tool_request(self.request, name)
         facts = {
             "operation_name": "execute_tool", "provider_name": "", "tool_type": tool_type,
             "tool_server": server, "tool_call_id": call_id, "tool_writes": writes,

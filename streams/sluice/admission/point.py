@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sluice.admission.background import watch_forks
@@ -29,6 +29,7 @@ from sluice.admission.verdict import (
     refused,
     refusing,
     strictest,
+    tool_request,
     unread,
     unrestricted,
 )
@@ -177,11 +178,11 @@ class AdmissionPoint:
     def admit_tool(
         self, request: AdmissionRequest, tool_name: str, *, estimated_cost_pusd: int | None = None
     ) -> Reservation:
-        """`reserve` for a tool call under the identities of `request`."""
-        tool = replace(request, tool_name=tool_name, model=None, max_output_tokens=None,
-                       input_tokens=None, estimated_cost_pusd=estimated_cost_pusd,
-                       request_id=None)  # fmt: skip
-        return self.reserve(tool)
+        """`reserve` for a tool call under the identities of `request`.
+
+        In an async gateway: `reserve_async(tool_request(...))`.
+        """
+        return self.reserve(tool_request(request, tool_name, estimated_cost_pusd))
 
     # ---- following
 

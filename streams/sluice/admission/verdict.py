@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
@@ -44,6 +44,15 @@ class AdmissionRequest:
     request_id: str | None = None
     attempt: int = 1
     deadline_at: int | None = None
+
+
+def tool_request(request: AdmissionRequest, tool_name: str,
+                 estimated_cost_pusd: int | None = None) -> AdmissionRequest:  # fmt: skip
+    """The question about a tool call under the identities of another request."""
+    return replace(
+        request, tool_name=tool_name, model=None, estimated_cost_pusd=estimated_cost_pusd,
+        max_output_tokens=None, input_tokens=None, estimates={}, request_id=None, attempt=1,
+    )  # fmt: skip
 
 
 class Violation(NamedTuple):

@@ -156,6 +156,14 @@ def test_a_publisher_that_recovers_lets_requests_in_again() -> None:
     assert (answer(made), made.snapshot()["publisher_down"]) == (None, False)
 
 
+def test_a_budget_that_spans_tenants_has_no_leases_here() -> None:
+    """Without a tenant there is no partition to lease it from: its fail rule decides."""
+    grantor = Grantor(Clock(), b=1000)
+    assert answer(reserving(grantor, budget_rule(scope=["model"]))) == "LEASE_EXHAUSTED"
+    assert answer(reserving(grantor, failing("cold_start", "open", scope=["model"]))) is None
+    assert grantor.reports == []
+
+
 def test_a_cold_point_reserves_as_it_admits() -> None:
     """Before the control topic was read, nothing is known of budgets: the cold start decides."""
     for then, code in (("closed", "CONTROL_STALE"), ("open", None)):

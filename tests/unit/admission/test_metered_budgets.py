@@ -93,6 +93,15 @@ def test_tool_calls_of_a_task_count() -> None:
     assert charged(grantor) == (1, 0)
 
 
+def test_a_tool_call_of_a_named_request_is_another_request() -> None:
+    """What a call opens does not share its name, and so not its reservation."""
+    metered, _ = gateway()
+    named = AdmissionRequest("acme", "chat", "m1", max_output_tokens=20, request_id="r")
+    with metered.call(named, provider_name="openai") as call, call.tool("search") as tool:
+        assert tool.reservation is not call.reservation
+        assert tool.request.request_id is None
+
+
 def test_a_verdict_or_a_reservation_in_hand_is_used() -> None:
     """What was asked for before is neither asked for nor reserved again."""
     metered, grantor = gateway()

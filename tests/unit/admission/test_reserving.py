@@ -13,7 +13,7 @@ from tests.unit.admission.granting import TTL_US, at_noon, reserving
 from tests.unit.admission.messages import MINUTE_US, budget_rule, decision, key_of
 
 from sluice.admission.desk_options import DeskOptions
-from sluice.admission.point import AdmissionPoint
+from sluice.admission.point import AdmissionPoint, ColdStart
 from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import AdmissionRequest, Refused, Verdict
 from sluice.errors import OutsideError, SluiceError
@@ -422,6 +422,36 @@ def test_a_block_that_ends_without_a_way_out_is_charged_and_told_later() -> None
     grantor.away = False
     made.report()
     assert [event["output_tokens"] for event in grantor.events] == [3]
+
+
+def test_a_cold_point_does_not_hold_up_the_event_loop() -> None:
+    """A coroutine waits for the control topic as it waits for a lease."""
+    grantor = at_noon(b=1000)
+    cold = AdmissionPoint(None, grantor, clock=grantor.clock,
+                          cold_start=ColdStart(10_000, "closed"))  # fmt: skip
+
+    async def run() -> bool:
+        waiting = asyncio.create_task(cold.reserve_async(CHAT))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        threading.Thread(target=cold.adopt, args=(cold.empty_state(),)).start()
+        return (await waiting).release()
+
+    begun = time.monotonic()
+    assert asyncio.run(run())
+    assert time.monotonic() - begun < 5
+
+
+def test_a_limiting_parent_is_named() -> None:
+    """Where the grantor says whose limit keeps a grant small, the refusal says so too."""
+    grantor = at_noon(b=10)
+    made = reserving(grantor, budget_rule(limit=10, lease_wait_ms=0))
+    made.reserve(CHAT).commit(cost_pusd=10)
+    (held,) = made._desk.accounts
+    assert held.grant is not None
+    told = {**held.grant, "limited_by": "parent"}
+    made.state.leases[held.lease_key("gw", "e1")] = told
+    assert refusal(made).reason.endswith("; budget parent has no more to give it")
 
 
 def test_soft_decisions_come_first() -> None:
