@@ -35,6 +35,7 @@ from sluice.errors import SluiceError
 
 # Named requests that are remembered after they settled; beyond it the oldest are forgotten.
 MAX_SETTLED = 65_536
+# Stricter actions that admit may hide a queue behind them.
 _MAY_QUEUE = frozenset({"queue", "isolate"})
 
 
@@ -81,8 +82,10 @@ class Desk:
             raise Refused(verdict)
         plan = self._planned(request, verdict)
         self._take_step(request, verdict)
+        if verdict.action not in _MAY_QUEUE:
+            return self._opened(plan, verdict, (yield from self._held(plan.request)))
         joined_at = self._clock()
-        gate = yield from self._queued(plan.request, verdict)
+        gate = yield from self._queued(plan.request)
         try:
             holds = yield from self._held(plan.request)
         except BaseException:
@@ -105,10 +108,7 @@ class Desk:
             raise self._refused(request, replace(told, action="block", reason_code=STEP_LIMIT,
                                                  reason=reason))  # fmt: skip
 
-    def _queued(self, request: AdmissionRequest, verdict: Verdict) -> Course[Gate | None]:
-        # Stricter actions that admit may hide a queue behind them.
-        if verdict.action not in _MAY_QUEUE:
-            return None
+    def _queued(self, request: AdmissionRequest) -> Course[Gate | None]:
         try:
             return (yield from self._queues.course(request))
         except QueuedOut as out:
@@ -147,14 +147,14 @@ class Desk:
     def _refused(self, request: AdmissionRequest, verdict: Verdict) -> Refused:
         return Refused(self._point.told(request, verdict, self._clock()))
 
-    def _opened(self, plan: Plan, verdict: Verdict, holds: list[Hold], gate: Gate | None,
-                queue_us: int | None) -> Reservation:  # fmt: skip
-        new_id = self._options.new_id
-        made = Reservation(self, new_id(), new_id(), plan, verdict, holds, self._clock())
+    def _opened(self, plan: Plan, verdict: Verdict, holds: list[Hold], gate: Gate | None = None,
+                queue_us: int | None = None) -> Reservation:  # fmt: skip
+        made = Reservation(self, self._options.new_id, plan, verdict, holds, self._clock())
         made.gate, made.queue_us = gate, queue_us
-        name = (plan.request.request_id or "", plan.request.attempt)
+        request, known = plan.request, made
         with self._waiters.lock:
-            known = self._named.setdefault(name, made) if plan.request.request_id else made
+            if request.request_id is not None:
+                known = self._named.setdefault((request.request_id, request.attempt), made)
             if known is made:
                 made.number = next(self._numbers)
                 self._open[made.number] = made
@@ -194,15 +194,14 @@ class Desk:
 
     def settle(self, reservation: Reservation, usage: Mapping[str, Any] | None) -> bool:
         """Turn holds into what was spent, None = nothing; False if that was done before."""
-        price = self._options.price
+        price = self._options.price if reservation.holds else None
         if usage is not None and price is not None and usage.get("cost_pusd") is None:
             usage = {**usage, "cost_pusd": price(usage)}
         with self._waiters.lock:
             if reservation.settled:
                 return False
-            now = self._clock()
             for hold in reservation.holds:
-                settle(hold, usage, interim_of(hold, reservation.interim), now)
+                settle(hold, usage, interim_of(hold, reservation.interim), self._clock())
             reservation.settled = True
             if reservation.gate is not None:
                 self._queues.done(reservation.gate)

@@ -50,9 +50,10 @@ class Holding:
 
         Waits for leases where there is too little room. Raises NoRoom.
         """
-        state, now = self._state(), self._clock()
+        state = self._state()
         if not state.budgets.guarding:
             return []
+        now = self._clock()
         claims, doubts = claims_of(state.budgets.guarding, request, now, self._troubles(now))
         for doubt in doubts:
             # Of a lease that is in force the limit is known, however silent the control topic is.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -65,11 +66,10 @@ class Reservation:
     its model, pool, priority and `max_output_tokens` are those that the verdict leaves.
     """
 
-    def __init__(self, keeper: Keeps, reservation_id: str, event_id: str, plan: Plan,
-                 verdict: Verdict, holds: list[Hold], started_at: int) -> None:  # fmt: skip
+    def __init__(self, keeper: Keeps, new_id: Callable[[], str], plan: Plan, verdict: Verdict,
+                 holds: list[Hold], started_at: int) -> None:  # fmt: skip
         self._keeper = keeper
-        self.reservation_id = reservation_id
-        self.event_id = event_id
+        self._new_id = new_id
         self.request: AdmissionRequest = plan.request
         self.degraded_from = plan.degraded_from
         self.verdict = verdict
@@ -85,6 +85,16 @@ class Reservation:
         self._event: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[Verdict], None]] = []
+
+    @cached_property
+    def reservation_id(self) -> str:
+        """Its id."""
+        return self._new_id()
+
+    @cached_property
+    def event_id(self) -> str:
+        """Id of the usage event that `commit` emits."""
+        return self._new_id()
 
     @property
     def lease_id(self) -> str | None:

@@ -44,6 +44,8 @@ class Waiters:
         """Let all who wait ask again; the caller holds the lock."""
         if self._threads:
             self._changed.notify_all()
+        if not self._sleepers:
+            return
         sleepers, self._sleepers = self._sleepers, {}
         for future, loop in sleepers.items():
             # A loop that was closed waits for nothing.
