@@ -168,3 +168,25 @@ def test_burn_is_that_of_the_last_minute() -> None:
     ]  # fmt: skip
     burn.add(3, now + 10_000 * SECOND_US)
     assert burn.within_minute(now + 10_000 * SECOND_US) == 3
+
+
+def test_many_accounts_are_reported_without_holding_requests_up() -> None:
+    """Every account is looked at, and the lock is free between any hundred of them."""
+    grantor = stepping()
+    made = reserving(grantor)
+    tenants = [AdmissionRequest(f"t{n}", "chat", "m1", estimated_cost_pusd=10) for n in range(250)]
+    running = [made.reserve(request) for request in tenants]
+    grantor.clock.now += 5 * SECOND_US
+    before, free = len(grantor.reports), list[bool]()
+    told_at_once = grantor.report
+
+    def report(record: Any) -> str:
+        free.append(not made._waiters.lock.locked())
+        return told_at_once(record)
+
+    grantor.report = report  # type: ignore[method-assign]
+    made.report()
+    assert len(grantor.reports) == before + 250
+    assert free == [True] * 250
+    for reservation in running:
+        reservation.release()

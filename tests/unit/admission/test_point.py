@@ -249,6 +249,12 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
     assert "rate_limit for tenant_id=acme, model=m1, from 2027-01-15 08:01:00" in told[1].sentence
     assert "until 2027-01-15 09:00:00 UTC" in told[2].sentence
     assert "in shadow, not obeyed" in told[3].sentence
+    assert [(e.since, e.until) for e in told[1:3]] == [
+        (NOW + MINUTE_US, NOW + 60 * MINUTE_US), (NOW, NOW + 60 * MINUTE_US)
+    ]  # fmt: skip
+    assert told[2].lifts == (
+        "its end at 2027-01-15 09:00:00 UTC, or pusd of d back under 1 (observed 2)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,6 +269,8 @@ def test_explain_tells_what_an_expired_decision_does(on_expiry: str, words: str)
         point(decision(on_expiry=on_expiry, params=params, expires_at=NOW)).explain({}).decisions
     )
     assert words in told.sentence
+    assert told.until is None
+    assert "it does not end with 2027-01-15" in told.lifts
 
 
 def test_absurd_instants_are_told_and_do_not_raise() -> None:

@@ -19,7 +19,7 @@ def test_it_measures_every_promise() -> None:
         "reserve and commit, p50": None, "reserve and commit, p99": 200, "cold start": 2,
     }  # fmt: skip
     assert all(figure["value"] >= 0 for figure in report["figures"])
-    counts = {line["what"]: line["count"] for line in report["details"]}
+    counts = {line["what"]: line["value"] for line in report["details"]}
     assert counts["requests in the open loop"] >= 500
     assert counts["control messages applied beside them"] > 50
     assert told
