@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from sluice.admission.budget_rule import BudgetRules, read_rule
 from sluice.admission.decision import CONDITIONS, Decision, Effect, Version, read_decision
 from sluice.errors import WireError
-from sluice.wire.codec import decode
+from sluice.wire.fast_reader import read_value
 
 # Lifted keys whose last version is remembered; beyond it the longest lifted are forgotten.
 MAX_LIFTED = 65_536
@@ -82,7 +82,7 @@ class ControlState:
         if value is None:
             return self._lift(key)
         try:
-            name, record = decode(value)
+            name, record = read_value(value)
         except WireError:
             return self._ignored("garbage")
         if name == "Decision":
