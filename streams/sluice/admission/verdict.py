@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
@@ -13,6 +14,8 @@ from sluice.admission.rate import Limit, Rate
 from sluice.admission.sentences import utc
 from sluice.errors import SluiceError
 from sluice.wire.scopes import scope_text
+
+_BY_RANK = attrgetter("effect.rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +178,18 @@ def refused(
 
 def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
     """The answer where decisions are in force and none refuses."""
+    named = matches[0]
     if len(matches) > 1:
-        matches = sorted(matches, key=_strictness, reverse=True)
-    decision, effect = matches[0]
+        matches = sorted(matches, key=_BY_RANK, reverse=True)
+        named = matches[0]
+        if matches[1].effect.rank == named.effect.rank:
+            named = strictest(matches)
+    decision, effect = named
     return Verdict(
         True,
         effect.action,
         CONTROL_STALE if effect.stale else decision.reason_code,
-        _reason(matches[0]),
+        _reason(named),
         decision.decision_id,
         decision.policy_id,
         decision.policy_version,
