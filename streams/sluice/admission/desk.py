@@ -22,7 +22,7 @@ from sluice.admission.publisher import Publisher
 from sluice.admission.queueing import Gate
 from sluice.admission.queues import QueuedOut, Queues
 from sluice.admission.reservation import Reservation, interim_of
-from sluice.admission.steps import STEP_LIMIT, Steps
+from sluice.admission.steps import STEP_LIMIT, Begun, Steps
 from sluice.admission.verdict import (
     AdmissionRequest,
     Refused,
@@ -59,7 +59,7 @@ class Desk:
         self._numbers = itertools.count()
         self._lost_gates: deque[Gate] = deque()
         self._lost: deque[tuple[Hold, int]] = deque()
-        self._steps = Steps()
+        self._begun, self._steps = Begun(), Steps()
         self._queues = Queues(self._options.queues, self._waiters, lambda: self._point.state,
                               self._clock)  # fmt: skip
         self._closed = False
@@ -134,11 +134,25 @@ class Desk:
         return self._named.get((request.request_id, request.attempt))
 
     def _planned(self, request: AdmissionRequest, verdict: Verdict) -> Plan:
+        if request.task_id is not None and self._keeps_model(request.task_id, request, verdict):
+            verdict = replace(verdict, caps=replace(verdict.caps, fallback_models=()))
         plan = planned(request, verdict, self._serves)
         if plan is None:
             reason = f"no fallback model may serve it: {verdict.reason}"
             raise self._refused(request, replace(verdict, allowed=False, reason=reason))
         return plan
+
+    def _keeps_model(self, task_id: str, request: AdmissionRequest, verdict: Verdict) -> bool:
+        """Whether a task began before every decision that would change its model at a boundary."""
+        now = self._clock()
+        with self._waiters.lock:
+            self._begun.see(task_id, now)
+        if not verdict.caps.fallback_models or verdict.caps.boundary != "task":
+            return False
+        matches = self._point.state.matching(request, now)
+        changing = [match for match in matches if match.effect.caps.fallback_models]
+        with self._waiters.lock:
+            return all(self._begun.before(task_id, match) for match in changing)
 
     def _serves(self, candidate: AdmissionRequest) -> bool:
         matches = self._point.state.matching(candidate, self._clock())

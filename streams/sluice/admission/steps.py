@@ -1,4 +1,4 @@
-"""Steps that tasks may still take under a decision, counted from when it took hold here."""
+"""Tasks as decisions see them: when they began here, and steps that they may still take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from sluice.admission.control_state import Match
 
 STEP_LIMIT = "STEP_LIMIT"
 MAX_TASKS = 65_536
+
+
+class Begun:
+    """When each task was first seen; of more than MAX_TASKS the oldest are forgotten.
+
+    Pure; one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._since: OrderedDict[str, int] = OrderedDict()
+
+    def see(self, task_id: str, now: int) -> None:
+        """Note that a task runs at `now` (µs UTC)."""
+        self._since.setdefault(task_id, now)
+        while len(self._since) > MAX_TASKS:
+            self._since.popitem(last=False)
+
+    def before(self, task_id: str, match: Match) -> bool:
+        """Whether a task began before a decision did."""
+        began = match.decision.starts_at or match.decision.issued_at
+        return self._since.get(task_id, began) < began
 
 
 class Steps:

@@ -111,6 +111,21 @@ def test_without_a_usable_fallback_it_is_refused() -> None:
     assert "no fallback model may serve it" in refusal(made).reason
 
 
+def test_a_task_keeps_its_model_to_the_end() -> None:
+    """With boundary task, who began before the decision goes on as it was; later tasks do not."""
+    made, grantor = deciding()
+    begun = AdmissionRequest("acme", "chat", "m1", task_id="t")
+    made.reserve(begun).release()
+    grantor.clock.now += 1_000_000
+    params = {"fallback_models": ["small"], "boundary": "task"}
+    made.apply(0, key_of(), decision("degrade", params=params, issued_at=grantor.clock()))
+    later = AdmissionRequest("acme", "chat", "m1", task_id="u")
+    grantor.clock.now += 1_000_000
+    found = [made.reserve(request) for request in (begun, later, later, CHAT)]
+    assert [r.request.model for r in found] == ["m1", "small", "small", "small"]
+    assert [r.degraded_from for r in found] == [None, "m1", "m1", "m1"]
+
+
 def test_isolate_changes_the_pool() -> None:
     """The request runs in the pool of the decision, and its event says where."""
     made, grantor = deciding(decision("isolate", params={"pool": "quarantine"}))
