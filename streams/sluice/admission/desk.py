@@ -262,8 +262,8 @@ class Desk:
             "operation_name": "execute_tool" if tool else "chat", "provider_name": "",
             "agent_name": request.agent_name, "workflow_name": request.workflow_name,
             "occurred_at": ended_at, "latency_us": ended_at - reservation.started_at,
-            "usage_source": "provider", "priority": request.priority,
-            "started_at": reservation.started_at, **usage, **reservation.fields(usage),
+            "usage_source": "provider", "started_at": reservation.started_at,
+            **usage, **reservation.fields(usage),
             "outcome": ending.outcome, "error_type": ending.error_type,
         }  # fmt: skip
 

@@ -37,12 +37,12 @@ class AdmissionRequest:
     api_key_hash: str | None = None
     region: str | None = None
     pool: str | None = None
+    priority: str = "standard"
     estimated_cost_pusd: int | None = None
     max_output_tokens: int | None = None
     input_tokens: int | None = None
     agent_name: str | None = None
     workflow_name: str | None = None
-    priority: str = "standard"
     estimates: Mapping[str, int] = field(default_factory=dict, hash=False)
     request_id: str | None = None
     attempt: int = 1
