@@ -24,6 +24,7 @@ class Caps:
 
 
 NO_CAPS = Caps()
+MAX_COMBINATIONS = 10_000
 
 
 def caps_of(params: Mapping[str, Any]) -> Caps:
@@ -52,6 +53,21 @@ def merged(several: Sequence[Caps]) -> Caps:
     some = [caps for caps in several if caps is not NO_CAPS]
     if len(some) < 2:
         return some[0] if some else NO_CAPS
+    # Decisions that say the same share their caps, so few combinations come up; what stands
+    # beside the result keeps the ids its own.
+    key = tuple(map(id, some))
+    known = _merged.get(key)
+    if known is None:
+        if len(_merged) >= MAX_COMBINATIONS:
+            _merged.clear()
+        known = _merged[key] = (_together(some), some)
+    return known[0]
+
+
+_merged: dict[tuple[int, ...], tuple[Caps, list[Caps]]] = {}
+
+
+def _together(some: Sequence[Caps]) -> Caps:
     return Caps(
         max_tokens=_smallest(c.max_tokens for c in some),
         fallback_models=next((c.fallback_models for c in some if c.fallback_models), ()),

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from sluice.admission.budget_rule import BudgetRules, read_rule
 from sluice.admission.decision import CONDITIONS, Decision, Effect, Version, read_decision
 from sluice.errors import WireError
-from sluice.wire.codec import decode
+from sluice.wire.fast_reader import read_value
 
 # Lifted keys whose last version is remembered; beyond it the longest lifted are forgotten.
 MAX_LIFTED = 65_536
@@ -82,7 +82,7 @@ class ControlState:
         if value is None:
             return self._lift(key)
         try:
-            name, record = decode(value)
+            name, record = read_value(value)
         except WireError:
             return self._ignored("garbage")
         if name == "Decision":
@@ -108,10 +108,13 @@ class ControlState:
         """
         found = []
         for values_of, table in self._lookups:
-            for decision in table.get(values_of(request), ()):
-                effect = decision.effect_at(now)
-                if effect is not None:
-                    found.append(Match(decision, effect))
+            held = table.get(values_of(request))
+            if held is not None:
+                for decision in held:
+                    if decision.starts_at <= now < decision.expires_at:
+                        found.append(Match(decision, decision.effect))
+                    elif (effect := decision.effect_at(now)) is not None:
+                        found.append(Match(decision, effect))
         return found
 
     def staleness(self, now: int) -> int | None:
@@ -155,7 +158,8 @@ class ControlState:
         decision = read_decision(key, partition, record, self._carries_out)
         if not self._newer(key, decision.version):
             return None
-        self.counts.update(note.counter for note in decision.notes)
+        for note in decision.notes:
+            self.counts[note.counter] += 1
         before = self.decisions.get(key)
         self.decisions[key] = decision
         if not decision.shadow:
@@ -199,8 +203,11 @@ class ControlState:
     def _index(self, decision: Decision) -> None:
         table = self._tables.setdefault(_fields(decision), {})
         values = _values(decision)
-        others = tuple(d for d in table.get(values, ()) if d.key != decision.key)
-        table[values] = (*others, decision)
+        held = table.get(values)
+        if held is None:
+            table[values] = (decision,)
+        else:
+            table[values] = (*(d for d in held if d.key != decision.key), decision)
         if len(self._tables) != len(self._lookups):
             self._list_lookups()
 
@@ -220,12 +227,12 @@ class ControlState:
 
 
 def _fields(decision: Decision) -> tuple[str, ...]:
-    return tuple(name for name, _ in decision.scope)
+    return tuple([name for name, _ in decision.scope])
 
 
 def _values(decision: Decision) -> Any:
     """What `_getter` returns for a request of exactly this scope."""
-    values = tuple(value for _, value in decision.scope)
+    values = tuple([value for _, value in decision.scope])
     return values[0] if len(values) == 1 else values
 
 

@@ -7,7 +7,8 @@ they never stop the reader.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -27,6 +28,15 @@ SCOPE_FIELDS = (
     "region", "pool", "priority",
 )  # fmt: skip
 
+# Sentences of decisions that are told apart; beyond it they are read anew.
+MAX_WORDS = 10_000
+
+# The lists first.
+_PARAMS = itemgetter(
+    "fallback_models", "tool_denylist", "rate_per_minute", "burst", "max_tokens",
+    "queue_timeout_ms", "queue_depth", "priority", "pool", "drop_ratio_ppm",
+    "max_steps_remaining", "verify", "boundary",
+)  # fmt: skip
 _ON_EXPIRY = frozenset({"open", "closed", "keep", "safe_limit"})
 
 Version = tuple[int, int]
@@ -39,27 +49,47 @@ class Note(NamedTuple):
     sentence: str
 
 
+class Evidence(NamedTuple):
+    """The numbers behind a decision, in `unit`; `window` as BudgetRow.period."""
+
+    window: str
+    observed: int
+    limit: int
+    unit: str
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a decision does to the requests of its scope."""
+    """What a decision does to the requests of its scope.
+
+    `rate` refuses what is above it, `pace` lets a queue through, `drop_ppm` is the share of
+    requests to refuse, parts per million.
+    """
 
     action: str
     refuses: bool = False
     rate: Rate | None = None
+    pace: Rate | None = None
+    drop_ppm: int = 0
     caps: Caps = NO_CAPS
     stale: bool = False
+    # Strictness; of two equal ones that of a decision still valid is the stricter.
+    rank: tuple[int, bool] = field(init=False, compare=False)
+    # Whether every request may go on under it.
+    lets_all: bool = field(init=False, compare=False)
 
-    @property
-    def rank(self) -> tuple[int, bool]:
-        """Strictness; of two equal ones that of a decision still valid is the stricter."""
-        return RANK[self.action], not self.stale
+    def __post_init__(self) -> None:
+        may_stop = self.refuses or self.rate or self.drop_ppm or self.caps.tool_denylist
+        object.__setattr__(self, "rank", (RANK[self.action], not self.stale))
+        object.__setattr__(self, "lets_all", not may_stop)
 
 
 _BLOCK = Effect("block", refuses=True)
 _STALE_BLOCK = Effect("block", refuses=True, stale=True)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would double the cost of reading a control topic. Nobody changes one.
+@dataclass(slots=True)
 class Decision:
     """One decision of the control topic.
 
@@ -88,6 +118,7 @@ class Decision:
     effect: Effect
     expired_effect: Effect | None
     notes: tuple[Note, ...]
+    evidence: Evidence
 
     @property
     def shadow(self) -> bool:
@@ -109,8 +140,7 @@ def read_decision(
     `carries_out` names the conditions that the gateway can see to; a decision that needs another
     one refuses, as the nearest stricter action would.
     """
-    effect, action_notes = _effect(record, carries_out)
-    expired_effect, expiry_notes = _expired_effect(record, effect)
+    words = _words_of(record, frozenset(carries_out))
     scope = record["scope"]
     return Decision(
         key=key,
@@ -119,7 +149,7 @@ def read_decision(
         policy_id=intern(record["policy_id"]),
         rule_id=intern(record["rule_id"]),
         policy_version=intern(record["policy_version"]),
-        scope=tuple((name, scope[name]) for name in SCOPE_FIELDS if scope[name] is not None),
+        scope=tuple([(name, scope[name]) for name in SCOPE_FIELDS if scope[name] is not None]),
         published_action=intern(record["action"]),
         mode=intern(record["mode"]),
         reason_code=intern(record["reason_code"]),
@@ -129,11 +159,50 @@ def read_decision(
         starts_at=_starts_at(record),
         expires_at=record["expires_at"],
         on_expiry=intern(record["on_expiry"]),
-        retry_after_ms=record["retry_after_ms"],
-        effect=effect,
-        expired_effect=expired_effect,
-        notes=(*action_notes, *expiry_notes, *_mode_notes(record)),
+        retry_after_ms=_first(record["retry_after_ms"], record["params"]["cooldown_ms"]),
+        effect=words.effect,
+        expired_effect=words.expired_effect,
+        notes=words.notes,
+        evidence=_evidence(record["evidence"]),
     )
+
+
+def _evidence(record: Mapping[str, Any]) -> Evidence:
+    window, unit = intern(record["window"]), intern(record["unit"])
+    return Evidence(window, record["observed"], record["limit"], unit)
+
+
+class _Words(NamedTuple):
+    """What the words of a decision mean; decisions that say the same share it."""
+
+    effect: Effect
+    expired_effect: Effect | None
+    notes: tuple[Note, ...]
+
+
+def _words_of(record: Mapping[str, Any], carries_out: frozenset[str]) -> _Words:
+    params = _PARAMS(record["params"])
+    said = (record["action"], record["mode"], record["on_expiry"], carries_out, *params[2:],
+            *map(tuple, params[:2]))  # fmt: skip
+    words = _known_words.get(said)
+    if words is None:
+        if len(_known_words) >= MAX_WORDS:
+            _known_words.clear()
+        words = _known_words[said] = _read_words(record, carries_out)
+    return words
+
+
+def _read_words(record: Mapping[str, Any], carries_out: Collection[str]) -> _Words:
+    effect, action_notes = _effect(record, carries_out)
+    expired_effect, expiry_notes = _expired_effect(record, effect)
+    return _Words(effect, expired_effect, (*action_notes, *expiry_notes, *_mode_notes(record)))
+
+
+_known_words: dict[tuple[Any, ...], _Words] = {}
+
+
+def _first(said: int | None, otherwise: int | None) -> int | None:
+    return otherwise if said is None else said
 
 
 def _starts_at(record: Mapping[str, Any]) -> int:
@@ -157,7 +226,9 @@ def _effect(
         return _BLOCK, (Note("not_carried_out", sentence),)
     refuses = action in ("block", "preempt")
     limit = rate if action == "rate_limit" else None
-    return Effect(intern(action), refuses, limit, caps_of(params)), ()
+    pace = rate if action == "queue" else None
+    drop_ppm = params["drop_ratio_ppm"] or 0
+    return Effect(intern(action), refuses, limit, pace, drop_ppm, caps_of(params)), ()
 
 
 def _rate_of(params: Mapping[str, Any]) -> Rate | None:

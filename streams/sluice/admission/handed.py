@@ -85,6 +85,11 @@ class Handed:
             raise ValueError(f"tokens are counted from 0 up, not {tokens}")
         self._streamed = (self._streamed or 0) + tokens
 
+    @property
+    def streamed_tokens(self) -> int:
+        """Output tokens that went by so far."""
+        return self._streamed or 0
+
     def fields(self, *, whole: bool) -> dict[str, Any]:
         """The fields for an operation that ended; `whole`: nothing of its answer is missing.
 

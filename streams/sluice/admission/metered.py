@@ -28,7 +28,8 @@ from sluice.admission.operation import Operation
 from sluice.admission.outcomes import Slo
 from sluice.admission.point import wall_clock
 from sluice.admission.reporting import Emitter
-from sluice.admission.verdict import AdmissionRequest, Verdict
+from sluice.admission.reservation import Reservation
+from sluice.admission.verdict import AdmissionRequest, Verdict, tool_request
 
 _MODEL_TYPES = ("inference", "embedding")
 
@@ -52,11 +53,14 @@ class _Opens(ABC):
     def call(
         self, request: AdmissionRequest, *, provider_name: str, operation_name: str = "chat",
         event_type: str = "inference", verdict: Verdict | None = None,
-        slo_ttft_us: int | None = None, slo_latency_us: int | None = None, **facts: Any,
+        reservation: Reservation | None = None, slo_ttft_us: int | None = None,
+        slo_latency_us: int | None = None, **facts: Any,
     ) -> Call:  # fmt: skip
         """Open a call of a model.
 
-        `verdict` is what admission said, if it was asked already. The `slo_` targets are µs from
+        `verdict` is what admission said, if it was asked already, and `reservation` what it
+        reserved: an async gateway awaits `reserve_async` first. The call's own `request` has the
+        model, pool and limits that it must run with. The `slo_` targets are µs from
         admission; without any, quality is not judged. `facts` are further fields of UsageEvent that
         are known now (stream, conversation_id, trace_id, deployment_id, ...).
         """
@@ -64,17 +68,21 @@ class _Opens(ABC):
             raise ValueError(f"event_type is inference or embedding, not {event_type!r}")
         facts |= {"provider_name": provider_name, "operation_name": operation_name}
         own, slo = {"event_type": event_type}, Slo(slo_ttft_us, slo_latency_us)
-        return Call(self._means, self._opening(request, verdict, slo, facts, own))
+        means = self._means
+        if reservation is not None:
+            means = means._replace(reserve=lambda *_: reservation)
+        return Call(self._means, self._opening(means, request, verdict, slo, facts, own))
 
     def _opening(
-        self, request: AdmissionRequest, verdict: Verdict | None, slo: Slo,
+        self, means: Means, request: AdmissionRequest, verdict: Verdict | None, slo: Slo,
         facts: Mapping[str, Any], own: Mapping[str, Any],
     ) -> Opening:  # fmt: skip
         given, place = checked(facts), self._inside()
-        request = place.own(request)
-        verdict = admitted(self._means, request, verdict)
+        request, verdict, reserved = admitted(means, place.own(request), verdict)
         fields = {**fields_of(request, verdict), **place.fields(), **given, **own}
-        return Opening(request, verdict, fields, slo, place, itertools.count(2))
+        if reserved is not None:
+            fields |= reserved.fields(fields)
+        return Opening(request, verdict, fields, slo, place, itertools.count(2), reserved)
 
 
 class _OpensTools(_Opens):
@@ -95,15 +103,15 @@ class _OpensTools(_Opens):
         `args` (bytes, or what JSON has) are hashed and not kept; None = not told. `writes` says
         whether the tool changes anything. The rest is as in `call`.
         """
-        request = replace(self.request, tool_name=name, model=None, estimated_cost_pusd=None,
-                          max_output_tokens=None)  # fmt: skip
+        request = tool_request(self.request, name)
         facts = {
             "operation_name": "execute_tool", "provider_name": "", "tool_type": tool_type,
             "tool_server": server, "tool_call_id": call_id, "tool_writes": writes,
         } | facts  # fmt: skip
         digest = None if args is None else content_hash(args)
         own, slo = {"event_type": "tool", "tool_args_hash": digest}, Slo(latency_us=slo_latency_us)
-        return ToolCall(self._means, self._opening(request, verdict, slo, facts, own))
+        means = self._means
+        return ToolCall(means, self._opening(means, request, verdict, slo, facts, own))
 
     def agent(self, agent_name: str) -> Task:
         """A further agent that works here, on the same task."""
@@ -124,14 +132,15 @@ class _Step(Operation, _OpensTools):
     def retry(self, **facts: Any) -> Self:
         """A further attempt after this one failed, to be settled by itself.
 
-        It goes on the same verdict; where tries should count against a rate, ask admission first.
+        It goes on the same verdict and needs room in hard budgets of its own, or Refused is
+        raised; where tries should count against a rate, ask admission first.
         `facts` say what differs, such as request_model.
         """
-        return type(self)(self._means, self._opened.again("retry", facts))
+        return type(self)(self._means, self._opened.again(self._means, "retry", facts))
 
     def hedge(self, **facts: Any) -> Self:
         """A further attempt beside this one, otherwise as `retry`."""
-        return type(self)(self._means, self._opened.again("hedge", facts))
+        return type(self)(self._means, self._opened.again(self._means, "hedge", facts))
 
 
 class Call(_Step):
@@ -171,7 +180,8 @@ class Task(_OpensTools):
 class Metered(_Opens):
     """Opens calls and tasks on an admission point and emits one usage event for each operation.
 
-    A refused request raises Refused, with the verdict. `clock` is µs UTC, `steady` µs that never go
+    Where the point reserves, each operation holds what hard budgets ask for until it settles. A
+    refused request raises Refused, with the verdict. `clock` is µs UTC, `steady` µs that never go
     back.
     """
 
@@ -180,7 +190,8 @@ class Metered(_Opens):
         steady: Callable[[], int] = steady_clock,
         new_id: Callable[[], str] = lambda: str(uuid7()),
     ) -> None:  # fmt: skip
-        self._means = Means(point.admit, emitter.emit, clock, steady, new_id)
+        reserve = getattr(point, "reserve", None)
+        self._means = Means(point.admit, emitter.emit, clock, steady, new_id, reserve)
 
     def _inside(self) -> Place:
         return Place()

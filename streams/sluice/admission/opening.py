@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sluice.admission.handed import checked
 from sluice.admission.outcomes import Slo
 from sluice.admission.verdict import AdmissionRequest, Refused, Verdict
+
+if TYPE_CHECKING:
+    from sluice.admission.reservation import Reservation
+
+Reserve = Callable[["AdmissionRequest", "Verdict | None"], "Reservation"]
 
 
 def steady_clock() -> int:
@@ -29,6 +34,8 @@ class Means(NamedTuple):
     clock: Callable[[], int]
     steady: Callable[[], int]
     new_id: Callable[[], str]
+    # None: the point gives no reservations, it only answers.
+    reserve: Reserve | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +78,36 @@ class Opening:
     slo: Slo
     place: Place
     attempts: Iterator[int]
+    reservation: Reservation | None = None
 
-    def again(self, kind: str, facts: Mapping[str, Any]) -> Opening:
-        """A further attempt, with other `facts` where something differs."""
+    def again(self, means: Means, kind: str, facts: Mapping[str, Any]) -> Opening:
+        """A further attempt, with other `facts` where something differs; raises Refused.
+
+        It goes on the same verdict, and has a reservation of its own.
+        """
         given = checked(facts)
-        attempt = {"attempt": next(self.attempts), "attempt_kind": kind}
-        return replace(self, fields={**self.fields, **given, **attempt})
+        number = next(self.attempts)
+        request = replace(self.request, attempt=number,
+                          model=given.get("request_model", self.request.model))  # fmt: skip
+        reserved = None if means.reserve is None else means.reserve(request, self.verdict)
+        attempt = {"attempt": number, "attempt_kind": kind}
+        own = {} if reserved is None else reserved.fields(self.fields)
+        fields = {**self.fields, **given, **attempt, **own}
+        return replace(self, request=request, fields=fields, reservation=reserved)
 
 
-def admitted(means: Means, request: AdmissionRequest, verdict: Verdict | None) -> Verdict:
-    """What admission says, asked unless `verdict` is given; raises Refused."""
+def admitted(
+    means: Means, request: AdmissionRequest, verdict: Verdict | None
+) -> tuple[AdmissionRequest, Verdict, Reservation | None]:
+    """The request as it must run, what admission says, and what is reserved; raises Refused."""
+    if means.reserve is not None:
+        reserved = means.reserve(request, verdict)
+        return reserved.request, reserved.verdict, reserved
     if verdict is None:
         verdict = means.admit(request)
     if not verdict.allowed:
         raise Refused(verdict)
-    return verdict
+    return request, verdict, None
 
 
 def fields_of(request: AdmissionRequest, verdict: Verdict) -> dict[str, Any]:

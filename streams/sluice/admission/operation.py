@@ -23,6 +23,7 @@ from sluice.admission.counted import (
 from sluice.admission.handed import MAX_TEXT_BYTES, Handed
 from sluice.admission.opening import Means, Opening
 from sluice.admission.outcomes import OUTCOMES, Ending, ended_by, slo_outcome
+from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import Verdict
 from sluice.errors import SluiceError
 
@@ -51,7 +52,9 @@ class Operation:
         self._means = means
         self._opened = opened
         self.event_id = means.new_id()
-        self.started_at = means.clock()
+        reserved = opened.reservation
+        # Charged to the period in which it was reserved.
+        self.started_at = means.clock() if reserved is None else reserved.started_at
         self._began = means.steady()
         self._lock = threading.Lock()
         self._bytes: dict[str, int] = {}
@@ -67,6 +70,16 @@ class Operation:
     def verdict(self) -> Verdict:
         """What admission said; its `caps` are the gateway's to keep."""
         return self._opened.verdict
+
+    @property
+    def reservation(self) -> Reservation | None:
+        """What it holds of hard budgets; its `stop` says when to end."""
+        return self._opened.reservation
+
+    @property
+    def stop(self) -> bool:
+        """Whether it is told to stop; what it has used by then is charged as usual."""
+        return self.reservation is not None and self.reservation.stop
 
     @property
     def settled(self) -> bool:
@@ -152,6 +165,8 @@ class Operation:
             self._handed.streamed(tokens)
             if tokens:
                 self._note_first()
+            if self.reservation is not None and self.reservation.holds:
+                self.reservation.streamed({"output_tokens": self._handed.streamed_tokens})
 
     def usage(self, fields: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Hand over fields of UsageEvent, such as token counts; later ones win, None says nothing.
@@ -217,12 +232,17 @@ class Operation:
             # Before it is emitted: an interrupt right after it must not send it again.
             self._settled = True
             try:
-                self._means.settle(self._event)
+                if self.reservation is None:
+                    self._means.settle(self._event)
+                else:
+                    self.reservation.charge(self._event, self._means.settle)
             except Exception:
                 self._settled = False
                 raise
 
     def _end(self, ending: Ending) -> dict[str, Any]:
+        if self.reservation is not None:
+            ending = self.reservation.ended(ending)
         elapsed_us = self._elapsed()
         handed = self._handed.fields(whole=ending.outcome in ("ok", "degraded"))
         measured = self._measured(handed, elapsed_us)
@@ -249,10 +269,16 @@ class Operation:
         return {
             "started_at": self.started_at, "scheduled_at": scheduled_at,
             "first_token_at": first_token_at, "occurred_at": ended_at,
-            "queue_us": handed.get("queue_us", self._since_start(scheduled_at)),
+            "queue_us": handed.get("queue_us", self._queued(scheduled_at)),
             "ttft_us": handed.get("ttft_us", self._since_start(first_token_at)),
             "latency_us": elapsed_us,
         }  # fmt: skip
+
+    def _queued(self, scheduled_at: int | None) -> int | None:
+        """Waiting at admission, and then at whoever serves it."""
+        before = None if self.reservation is None else self.reservation.queue_us
+        after = self._since_start(scheduled_at)
+        return after if before is None else before + (after or 0)
 
     def _instant(self, elapsed_us: int | None) -> int | None:
         return None if elapsed_us is None else self.started_at + elapsed_us

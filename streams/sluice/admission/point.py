@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,9 +11,16 @@ from typing import Any, Literal
 from sluice.admission.background import watch_forks
 from sluice.admission.control_state import Applied, ControlState, Match
 from sluice.admission.decision import CONDITIONS
-from sluice.admission.rate import Buckets
-from sluice.admission.reporting import Emitter, Reports
-from sluice.admission.sentences import Explained, explain
+from sluice.admission.desk import Desk
+from sluice.admission.desk_options import DeskOptions
+from sluice.admission.outbox import Outbox
+from sluice.admission.preemption import Preemption
+from sluice.admission.publisher import Publisher
+from sluice.admission.rate import Buckets, Shares
+from sluice.admission.reporting import Emitter
+from sluice.admission.reservation import Reservation
+from sluice.admission.sentences import explain
+from sluice.admission.standing import Explanation, standings
 from sluice.admission.verdict import (
     AdmissionRequest,
     Verdict,
@@ -23,16 +28,14 @@ from sluice.admission.verdict import (
     limits,
     refused,
     refusing,
+    strictest,
+    tool_request,
     unread,
     unrestricted,
 )
-from sluice.errors import OutsideError
+from sluice.admission.waiting import Waiters
 
-# Events that wait for an emitter in trouble; beyond it the oldest are given up.
-MAX_UNSENT = 50_000
 REPORT_EVERY_S = 1.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +75,20 @@ class AdmissionPoint:
         clock: Callable[[], int] = wall_clock,
         cold_start: ColdStart = COLD_START,
         carries_out: Collection[str] = CONDITIONS,
+        leases: DeskOptions | None = None,
     ) -> None:
         self._carries_out = frozenset(carries_out)
+        self._publisher = Publisher(emitter, source)
         self._state = self.empty_state() if state is None else state
-        self._emitter = emitter
         self._clock = clock
+        self._waiters = Waiters()
+        self._desk = Desk(self, self._publisher, self._waiters, leases or DeskOptions(), clock)
         self._cold_start = cold_start
         self._made_at = clock()
         self._buckets = Buckets()
-        self._reports = Reports(source)
-        self._unsent: deque[Mapping[str, Any]] = deque()
-        self._lost_reports = 0
-        self._lock = threading.Lock()
-        self._emitting = threading.Lock()
+        self._shares = Shares()
+        self._preemption = Preemption(self._desk.preempt)
+        self._outbox = Outbox(self._publisher, source)
         self._read = threading.Event()
         if state is not None:
             self._read.set()
@@ -104,13 +108,12 @@ class AdmissionPoint:
         return self._admit(request, now)
 
     def _admit_cold(self, request: AdmissionRequest, now: int) -> Verdict:
-        left_us = self._made_at + self._cold_start.wait_ms * 1000 - now
-        if self._read.wait(min(max(0, left_us), self._cold_start.wait_ms * 1000) / 1e6):
+        if self._read.wait(self.cold_left_s):
             return self._admit(request, self._clock())
         verdict = unread(
             allowed=self._cold_start.then == "open", staleness_us=self._state.staleness(now)
         )
-        return self._told(request, verdict, now)
+        return self.told(request, verdict, now)
 
     def _admit(self, request: AdmissionRequest, now: int) -> Verdict:
         state = self._state
@@ -118,28 +121,68 @@ class AdmissionPoint:
         matches = state.matching(request, now)
         if not matches:
             return unrestricted(staleness_us)
-        return self._told(request, self._judge(request, matches, now, staleness_us), now)
+        return self.told(request, self._judge(request, matches, now, staleness_us), now)
 
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
     ) -> Verdict:
-        refusal = refusing(matches, request.tool_name)
+        for match in matches:
+            if not match.effect.lets_all:
+                break
+        else:
+            return admitted(matches, staleness_us)
+        refusal = refusing(matches, request.tool_name) or self._dropped(matches)
         if refusal is not None:
             return refused(refusal, now, staleness_us)
         limited = limits(matches)
         if limited:
-            with self._lock:
+            with self._waiters.lock:
                 shortage = self._buckets.take(limited, now)
             if shortage is not None:
                 (short,) = (m for m in matches if m.decision.key == shortage.key)
                 return refused(short, now, staleness_us, shortage.wait_us)
         return admitted(matches, staleness_us)
 
-    def _told(self, request: AdmissionRequest, verdict: Verdict, now: int) -> Verdict:
-        if not verdict.allowed and self._emitter is not None:
-            with self._lock:
-                self._reports.refused(request, verdict, now)
+    def _dropped(self, matches: list[Match]) -> Match | None:
+        shares = [match for match in matches if match.effect.drop_ppm]
+        if not shares:
+            return None
+        with self._waiters.lock:
+            found = [m for m in shares if self._shares.drops(m.decision.key, m.effect.drop_ppm)]
+        return strictest(found) if found else None
+
+    def told(self, request: AdmissionRequest, verdict: Verdict, now: int) -> Verdict:
+        """Count a refusal for the next report; returns the verdict."""
+        if not verdict.allowed and self._publisher.emits:
+            with self._waiters.lock:
+                self._outbox.refused(request, verdict, now)
         return verdict
+
+    # ---- reserving
+
+    def reserve(self, request: AdmissionRequest, verdict: Verdict | None = None) -> Reservation:
+        """Let a request in under every decision and hard budget that it meets, or raise Refused.
+
+        Waits on this thread where a budget's lease has to be asked for, at most its
+        `lease_wait_ms`. `verdict` is what `admit` said, if it was asked already. The same
+        (request_id, attempt) gives the same reservation.
+        """
+        return self._waiters.run(self._desk.course(request, verdict))
+
+    async def reserve_async(
+        self, request: AdmissionRequest, verdict: Verdict | None = None
+    ) -> Reservation:
+        """`reserve` that does not hold up the event loop while it waits."""
+        return await self._waiters.run_async(self._desk.course(request, verdict))
+
+    def admit_tool(
+        self, request: AdmissionRequest, tool_name: str, *, estimated_cost_pusd: int | None = None
+    ) -> Reservation:
+        """`reserve` for a tool call under the identities of `request`.
+
+        In an async gateway: `reserve_async(tool_request(...))`.
+        """
+        return self.reserve(tool_request(request, tool_name, estimated_cost_pusd))
 
     # ---- following
 
@@ -149,38 +192,45 @@ class AdmissionPoint:
 
     def empty_state(self) -> ControlState:
         """A state to read the control topic into, for `adopt`."""
-        return ControlState(self._carries_out)
+        return ControlState(self._carries_out, self._publisher.holder)
 
     def adopt(self, state: ControlState) -> None:
         """Answer from `state` from now on; its reader has seen the whole topic."""
-        with self._lock:
+        with self._waiters.lock:
             self._state = state
             self._buckets.keep_only(state.decisions.keys())
-        self._read.set()
+            self._shares.keep_only(state.decisions.keys())
+            self._read.set()
+            self._waiters.wake()
+        self._preemption.note(list(state.decisions.values()), state, self._clock())
 
     def apply(
         self, partition: int, key: bytes | None, value: bytes | None, *, live: bool = True
     ) -> Applied | None:
         """Take one message of the control topic; `live`: it was published after the snapshot."""
         now = self._clock()
-        with self._lock:
+        with self._waiters.lock:
             applied = self._state.apply(partition, key, value, now)
             if applied is not None:
                 self._note(applied, now, live=live)
+        if applied is not None and applied.kind == "decision" and applied.decision is not None:
+            self._preemption.note((applied.decision,), self._state, now)
         return applied
 
     def _note(self, applied: Applied, now: int, *, live: bool) -> None:
         if applied.kind == "lifted":
             self._buckets.drop(applied.key)
+        if applied.kind != "heartbeat":
+            self._waiters.wake()
         decision = applied.decision
         if applied.kind != "decision" or decision is None or decision.shadow:
             return
-        if live and self._emitter is not None:
-            self._reports.applied(decision, now)
+        if live:
+            self._outbox.applied(decision, now)
 
     def expect(self, partitions: Collection[int]) -> None:
         """Count the silence of these source partitions from now on."""
-        with self._lock:
+        with self._waiters.lock:
             self._state.expect(partitions, self._clock())
 
     # ---- telling
@@ -190,61 +240,65 @@ class AdmissionPoint:
         """Whether the control topic was read to its end once."""
         return self._read.is_set()
 
+    @property
+    def cold_left_s(self) -> float:
+        """How long requests still wait for that, seconds."""
+        whole_us = self._cold_start.wait_ms * 1000
+        return min(max(0, self._made_at + whole_us - self._clock()), whole_us) / 1e6
+
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until `ready`; False if it took longer."""
         return self._read.wait(timeout_s)
+
+    @property
+    def state(self) -> ControlState:
+        """What the control topic says."""
+        return self._state
 
     def staleness(self, now: int | None = None) -> int | None:
         """µs since the longest silent source partition was heard; None before any is known."""
         return self._state.staleness(self._clock() if now is None else now)
 
-    def explain(self, scope: Mapping[str, str | None]) -> list[Explained]:
-        """Every decision that can meet a request of `scope`, with one sentence each."""
-        with self._lock:
+    def explain(self, scope: Mapping[str, str | None]) -> Explanation:
+        """Every decision and budget that can meet a request of `scope`, with a sentence each."""
+        with self._waiters.lock:
             decisions = list(self._state.decisions.values())
-        return explain(decisions, scope, self._clock())
+            rules = list(self._state.budgets.in_force.values())
+            budgets = list(standings(rules, self._desk.accounts, self._clock(), scope))
+        return Explanation(explain(decisions, scope, self._clock()), budgets)
 
     def snapshot(self) -> dict[str, Any]:
         """All that the point holds, for people and metrics."""
         now = self._clock()
-        with self._lock:
+        with self._waiters.lock:
             state = self._state
             decisions = list(state.decisions.values())
             leases, heard_at = list(state.leases.values()), dict(state.heard_at)
             counts = dict(state.counts)
+            rules = list(state.budgets.in_force.values())
+            budgets = list(standings(rules, self._desk.accounts, now, {}))
         return {
             "ready": self.ready,
             "staleness_us": state.staleness(now),
             "heard_at": heard_at,
-            "counts": counts | {"lost_reports": self._lost_reports},
+            "counts": counts | {"lost_reports": self._outbox.lost},
             "decisions": decisions,
             "leases": leases,
+            "budgets": budgets,
+            "reservations": self._desk.running,
+            "publisher_down": self._publisher.down,
         }
 
     def report(self) -> None:
-        """Send what happened since the last report; what finds no way out waits for the next."""
-        if self._emitter is None:
-            return
-        with self._emitting:
-            with self._lock:
-                self._unsent.extend(self._reports.drain())
-            while len(self._unsent) > MAX_UNSENT:
-                self._unsent.popleft()
-                self._lost_reports += 1
-            self._send(self._emitter)
+        """Send what happened since the last report, and what is due on leases."""
+        self._preemption.begin(self._state, self._clock())
+        self._outbox.send(self._waiters.lock)
+        self._desk.tell()
 
-    def _send(self, emitter: Emitter) -> None:
-        while self._unsent:
-            try:
-                emitter.emit(self._unsent[0])
-            except OutsideError as error:
-                _log.warning("%d admission events wait: %s", len(self._unsent), error)
-                return
-            except Exception:
-                # An event that cannot be sent at all must not hold up the ones behind it.
-                _log.exception("an admission event was given up")
-                self._lost_reports += 1
-            self._unsent.popleft()
+    def publish_later(self, event: Mapping[str, Any]) -> None:
+        """Keep an event that could not be emitted; it goes with the next report."""
+        with self._waiters.lock:
+            self._outbox.later(event)
 
     def report_until(self, stop: threading.Event) -> None:
         """Report once a second until `stop` is set, and once more then."""
@@ -252,11 +306,16 @@ class AdmissionPoint:
             self.report()
         self.report()
 
+    def close(self) -> None:
+        """Report what happened and close the leases; nothing can be reserved any more."""
+        self.report()
+        self._desk.close()
+
     def after_fork(self) -> None:
-        """Make locks anew in a forked child and leave the parent's news to the parent."""
-        self._lock, self._emitting = threading.Lock(), threading.Lock()
-        self._reports.clear()
-        self._unsent.clear()
+        """Make locks anew in a forked child; the parent's news and leases stay the parent's."""
+        self._waiters = Waiters()
+        self._outbox.after_fork()
+        self._desk.after_fork(self._waiters)
         was_read, self._read = self._read.is_set(), threading.Event()
         if was_read:
             self._read.set()

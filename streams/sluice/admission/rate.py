@@ -12,6 +12,7 @@ from typing import NamedTuple
 # One token in the units that buckets count in. A minute has as many microseconds, so a microsecond
 # adds exactly `rate_per_minute` units and nothing is ever rounded.
 TOKEN = 60_000_000
+ALL_PPM = 1_000_000
 
 
 class Rate(NamedTuple):
@@ -64,6 +65,24 @@ class Bucket:
     def take(self) -> None:
         """Remove one token; the caller has seen that there is one."""
         self._level -= TOKEN
+
+
+class Shares:
+    """Refuses an exact share of requests, evenly spread, by control key."""
+
+    def __init__(self) -> None:
+        self._owed: dict[bytes, int] = {}
+
+    def drops(self, key: bytes, drop_ppm: int) -> bool:
+        """Whether the next request is one of the share (parts per million) to refuse."""
+        owed = self._owed.get(key, 0) + min(drop_ppm, ALL_PPM)
+        dropped = owed >= ALL_PPM
+        self._owed[key] = owed - ALL_PPM if dropped else owed
+        return dropped
+
+    def keep_only(self, keys: Collection[bytes]) -> None:
+        """Forget all other keys."""
+        self._owed = {key: owed for key, owed in self._owed.items() if key in keys}
 
 
 class Buckets:

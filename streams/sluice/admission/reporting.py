@@ -18,6 +18,8 @@ ANY_TENANT = "__any__"
 # Stands for the model where a gateway lets clients make up names without end.
 OTHER_MODELS = "__other__"
 MAX_GROUPS = 10_000
+# Outcome of a request that an action refused; others reject it.
+_OUTCOMES = {"rate_limit": "throttled", "queue": "queued_out"}
 # Largest estimate that one event may carry, as usage validation has it.
 MAX_ESTIMATE_PUSD = 9 * 10**18
 
@@ -97,7 +99,7 @@ class Reports:
         return event | {
             "project_id": group.project_id,
             "request_model": group.model,
-            "outcome": "throttled" if group.action == "rate_limit" else "rejected",
+            "outcome": _OUTCOMES.get(group.action, "rejected"),
             "error_type": group.reason_code,
             "decision_id": group.decision_id,
             "policy_version": group.policy_version,

@@ -13,11 +13,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A decision, whether it acts now, and one sentence about it."""
+    """A decision, whether it acts now, since and until when (µs UTC), and one sentence about it.
+
+    `lifts` says what would end it.
+    """
 
     decision: Decision
     in_force: bool
     sentence: str
+    since: int
+    until: int | None
+    lifts: str
 
 
 def explain(
@@ -39,7 +45,18 @@ def explained(decision: Decision, now: int) -> Explained:
     head = f"{decision.published_action} for {scope}, {_standing(decision, now)}"
     source = f"policy {decision.policy_id} {decision.policy_version}, rule {decision.rule_id}"
     notes = "".join(f"; {note.sentence}" for note in decision.notes)
-    return Explained(decision, acts, f"{head} ({source}): {decision.reason}{notes}")
+    sentence = f"{head} ({source}): {decision.reason}{notes}"
+    since = decision.starts_at or decision.issued_at
+    until = decision.expires_at if decision.expired_effect is None else None
+    return Explained(decision, acts, sentence, since, until, _lifts(decision))
+
+
+def _lifts(decision: Decision) -> str:
+    window, observed, limit, unit = decision.evidence
+    end = f"its end at {utc(decision.expires_at)}"
+    if decision.expired_effect is not None:
+        end = f"a newer word of its rule: it does not end with {utc(decision.expires_at)}"
+    return f"{end}, or {unit} of {window} back under {limit} (observed {observed})"
 
 
 def utc(instant: int) -> str:

@@ -25,9 +25,10 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from sluice.admission.background import Background
+from sluice.admission.background import Background, uncollected
 from sluice.admission.control_state import ControlState
 from sluice.admission.decision import CONDITIONS
+from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import COLD_START, AdmissionPoint, ColdStart
 from sluice.admission.reporting import Emitter
 from sluice.errors import OutsideError
@@ -94,6 +95,9 @@ class ControlSubscriber:
             admin = AdminClient(self._config)
             reader = _Reader(consumer, admin, self._topic, self._point)
             reader.begin()
+            with uncollected():
+                while reader.in_snapshot and not stop.is_set():
+                    reader.read(_POLL_S)
             check_at = time.monotonic() + self._topic_check_s
             while not stop.is_set():
                 reader.read(_POLL_S)
@@ -120,6 +124,11 @@ class _Reader:
         # Partitions of which the snapshot is still being read, and where it ends at the latest: on
         # a topic that is never quiet, the event of having reached the end may not come.
         self._ends: dict[int, int] = {}
+
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether what the topic held in the beginning is still being read."""
+        return self._fresh is not None
 
     def begin(self) -> None:
         """Read every partition there is; KafkaException where the topic cannot be had."""
@@ -223,14 +232,16 @@ class _Reader:
 def follow(
     settings: Settings, source: str, emitter: Emitter | None = None, *,
     cold_start: ColdStart = COLD_START, carries_out: Collection[str] = CONDITIONS,
+    leases: DeskOptions | None = None,
 ) -> Iterator[AdmissionPoint]:  # fmt: skip
     """An admission point that follows the control topic of `settings` inside the `with` block.
 
     It is handed out at once; `cold_start` says how it answers until the topic was read. `source`
-    names this process in its reports.
+    names this process in its reports. Leases are closed in the end: keep the emitter open until
+    then.
     """
     point = AdmissionPoint(None, emitter, source=source, cold_start=cold_start,
-                           carries_out=carries_out)  # fmt: skip
+                           carries_out=carries_out, leases=leases)  # fmt: skip
     subscriber = ControlSubscriber(consumer_config(settings), topics(settings).control, point)
     reports = Background("sluice-reports", point.report_until)
     try:
@@ -238,3 +249,4 @@ def follow(
     finally:
         subscriber.close()
         reports.close()
+        point.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
 from sluice.admission.control_state import Match
-from sluice.admission.decision import CONTROL_STALE
-from sluice.admission.rate import Limit
+from sluice.admission.decision import CONTROL_STALE, Evidence
+from sluice.admission.rate import Limit, Rate
 from sluice.admission.sentences import utc
 from sluice.errors import SluiceError
+from sluice.wire.scopes import scope_text
+
+_BY_RANK = attrgetter("effect.rank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,9 @@ class AdmissionRequest:
     """One request or tool call before it runs; identities as the gateway resolved them.
 
     A decision about a field matches only a request that gives the field: None matches nothing but
-    decisions about anything.
+    decisions about anything. `estimates` says what it will take at most in units of budgets, where
+    the other fields do not tell. (`request_id`, `attempt`) names it: it is reserved and charged
+    once, however often it is asked for. Nobody waits for it beyond `deadline_at` (µs UTC).
     """
 
     tenant_id: str
@@ -33,15 +40,51 @@ class AdmissionRequest:
     priority: str = "standard"
     estimated_cost_pusd: int | None = None
     max_output_tokens: int | None = None
+    input_tokens: int | None = None
+    agent_name: str | None = None
+    workflow_name: str | None = None
+    estimates: Mapping[str, int] = field(default_factory=dict, hash=False)
+    request_id: str | None = None
+    attempt: int = 1
+    deadline_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+def tool_request(request: AdmissionRequest, tool_name: str,
+                 estimated_cost_pusd: int | None = None) -> AdmissionRequest:  # fmt: skip
+    """The question about a tool call under the identities of another request."""
+    return replace(
+        request, tool_name=tool_name, model=None, estimated_cost_pusd=estimated_cost_pusd,
+        max_output_tokens=None, input_tokens=None, estimates={}, request_id=None, attempt=1,
+    )  # fmt: skip
+
+
+class Violation(NamedTuple):
+    """A budget that has no room for a request; amounts in `unit`, `resets_at` in µs UTC.
+
+    `left`: what this process may still take of its lease; None = it has none.
+    """
+
+    policy_id: str
+    policy_version: str
+    budget_id: str
+    scope: str
+    period: str
+    unit: str
+    limit: int
+    needed: int
+    left: int | None
+    resets_at: int | None
+
+
+# Not frozen: that would be half of what an answer costs. Nobody changes one.
+@dataclass(slots=True)
 class Verdict:
     """Whether a request may go on, why, and under which conditions.
 
     `action` is what is done to this request, in the words of decisions; with `allowed` the gateway
     must hold the request to `caps`. `staleness_us`: how long the longest silent source partition
-    was not heard; None before the control topic was found.
+    was not heard; None before the control topic was found. `violated` names the budgets that have
+    no room; `rule_id`, `scope` (as BudgetRow.scope), `evidence` and `rate` are the decision's.
     """
 
     allowed: bool
@@ -54,6 +97,11 @@ class Verdict:
     retry_after_ms: int | None = None
     caps: Caps = NO_CAPS
     staleness_us: int | None = None
+    violated: tuple[Violation, ...] = ()
+    rule_id: str | None = field(default=None, compare=False)
+    scope: str | None = field(default=None, compare=False)
+    evidence: Evidence | None = field(default=None, compare=False)
+    rate: Rate | None = field(default=None, compare=False)
 
 
 class Refused(SluiceError):
@@ -84,7 +132,11 @@ def unread(*, allowed: bool, staleness_us: int | None) -> Verdict:
 
 def strictest(matches: Sequence[Match]) -> Match:
     """The match to name: the strictest action, then the one that lasts longest."""
-    return max(matches, key=lambda match: (match.effect.rank, match.decision.expires_at))
+    return max(matches, key=_strictness)
+
+
+def _strictness(match: Match) -> tuple[tuple[int, bool], int]:
+    return match.effect.rank, match.decision.expires_at
 
 
 def refusing(matches: Sequence[Match], tool_name: str | None) -> Match | None:
@@ -117,23 +169,35 @@ def refused(
         policy_version=match.decision.policy_version,
         retry_after_ms=_until_expiry(match, now) if wait_us is None else -(-wait_us // 1000),
         staleness_us=staleness_us,
+        rule_id=match.decision.rule_id,
+        scope=scope_text(match.decision.scope),
+        evidence=match.decision.evidence,
+        rate=match.effect.rate,
     )
 
 
 def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
     """The answer where decisions are in force and none refuses."""
-    ordered = sorted(matches, key=lambda match: match.effect.rank, reverse=True)
-    named = strictest(ordered)
+    named = matches[0]
+    if len(matches) > 1:
+        matches = sorted(matches, key=_BY_RANK, reverse=True)
+        named = matches[0]
+        if matches[1].effect.rank == named.effect.rank:
+            named = strictest(matches)
+    decision, effect = named
     return Verdict(
-        allowed=True,
-        action=named.effect.action,
-        reason_code=CONTROL_STALE if named.effect.stale else named.decision.reason_code,
-        reason=_reason(named),
-        decision_id=named.decision.decision_id,
-        policy_id=named.decision.policy_id,
-        policy_version=named.decision.policy_version,
-        caps=merged([match.effect.caps for match in ordered]),
-        staleness_us=staleness_us,
+        True,
+        effect.action,
+        CONTROL_STALE if effect.stale else decision.reason_code,
+        _reason(named),
+        decision.decision_id,
+        decision.policy_id,
+        decision.policy_version,
+        None,
+        merged([match.effect.caps for match in matches]),
+        staleness_us,
+        (),
+        decision.rule_id,
     )
 
 
@@ -145,6 +209,8 @@ def _reason(match: Match) -> str:
             f"{utc(decision.expires_at)} and was not renewed; then it is {decision.on_expiry}: "
             f"{decision.reason}"
         )
+    if not decision.notes:
+        return decision.reason
     return "; ".join((decision.reason, *(note.sentence for note in decision.notes)))
 
 

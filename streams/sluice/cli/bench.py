@@ -115,6 +115,25 @@ def emitter(events: Events = 100_000, seed: Seed = 1, as_json: Json = False) -> 
 
 
 @app.command()
+def admit(
+    scopes: Annotated[
+        int, typer.Option(help="Tenants, with ten decisions each.", min=100)
+    ] = 10_000,
+    calls: Annotated[int, typer.Option(help="Requests asked from one thread.", min=2000)] = 50_000,
+    seconds: Annotated[float, typer.Option(help="Of asking from many threads.", min=0.5)] = 5.0,
+    seed: Seed = 1,
+    as_json: Json = False,
+) -> None:
+    """What admission costs a gateway: asking, reserving, a cold start; needs no broker.
+
+    Example: sluice bench admit --json
+    """
+    from sluice.bench.admit import run
+
+    show(run(scopes, calls, seconds, seed, tell), as_json=as_json)
+
+
+@app.command()
 def sink(
     events: Events = 200_000, seed: Seed = 1, cache: Cache = None, as_json: Json = False
 ) -> None:

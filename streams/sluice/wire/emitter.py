@@ -1,5 +1,7 @@
 """Usage events from a gateway to Kafka: numbered, logged before they are sent, sent in order.
 
+Reports on leases travel with them, unnumbered and in the same order.
+
 `emit` returns when the event has its number and is in the write-ahead log (wal.py says what that
 survives); a thread behind it does everything with Kafka, so the network never holds up a caller.
 Kafka gets every event at least once, and the meter recognises a repeated one by its number.
@@ -16,18 +18,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, get_args
+from typing import Any, NamedTuple, Self, TypeVar, get_args
 
 from confluent_kafka import KafkaException, Producer
 from uuid_utils import uuid7
 
-from sluice.errors import ConfigError, SluiceError, WireError
-from sluice.wire.codec import END_MARK, MAX_VALUE_BYTES
+from sluice.errors import ConfigError, OutsideError, SluiceError, WireError
+from sluice.wire.codec import END_MARK, MAX_VALUE_BYTES, encode
 from sluice.wire.emitter_delivery import Connect
 from sluice.wire.emitter_encode import RecordEncoder
 from sluice.wire.emitter_sender import OnError, Sender, SenderOptions
 from sluice.wire.emitter_stats import Counts, EmitterStats
 from sluice.wire.wal import Fsync, Log, SpoolFull, source_folder
+from sluice.wire.wal_standing import UNNUMBERED
 
 MIN_WAL_BYTES = 64 * 2**10
 _MAX_SOURCE_BYTES = 256
@@ -35,6 +38,8 @@ _MAX_SEGMENT_BYTES = 8 * 2**20
 _SEGMENTS = 16
 _LOOK_AGAIN_S = 0.05
 _AT_EXIT_TIMEOUT_S = 2.0
+
+Taken = TypeVar("Taken")
 
 
 class Position(NamedTuple):
@@ -83,7 +88,8 @@ class UsageEmitter:
         self._new_id = new_id
         self._new_epoch = new_epoch
         self._options = SenderOptions(producer_config, topic, wal_dir.absolute(), fsync,
-                                      fsync_interval_ms, on_error, connect)  # fmt: skip
+                                      fsync_interval_ms, on_error, connect,
+                                      self._close_leases)  # fmt: skip
         self._encoder = RecordEncoder.framed("UsageEvent")
         self._closed = False
         self._begin()
@@ -120,16 +126,56 @@ class UsageEmitter:
         defaults. Raises WireError (missing_tenant, unencodable, too_large), SpoolFull, OutsideError
         (the log cannot be written); the event was not taken then and has no number.
         """
-        tenant = event.get("tenant_id")
-        if not tenant or not isinstance(tenant, str):
-            raise WireError("missing_tenant", "tenant_id is empty")
+        tenant = _tenant_of(event)
         with self._lock:
-            try:
-                return self._take(event, tenant)
-            except SpoolFull:
-                return self._take_late(event, tenant)
+            return self._patiently(lambda: self._take(event, tenant))
 
-    def _take_late(self, event: Mapping[str, Any], tenant: str) -> Position:
+    def report(self, report: Mapping[str, Any]) -> str:
+        """Queue one HolderReport behind all usage emitted so far; returns its source_epoch.
+
+        Fills holder, source_epoch and last_seq. The newest report on each lease is kept with the
+        log, so that a successor can close what this process leaves open. Raises as `emit` does.
+        """
+        tenant = _tenant_of(report)
+        with self._lock:
+            return self._patiently(lambda: self._take_report(report, tenant))
+
+    def _take_report(self, report: Mapping[str, Any], tenant: str) -> str:
+        epoch = self._epoch or self._reopen()
+        own = {"holder": self._source, "source_epoch": epoch.log.epoch,
+               "last_seq": epoch.last_seq.get(tenant, 0)}  # fmt: skip
+        self._append(epoch, tenant.encode(), encode("HolderReport", {**report, **own}))
+        return epoch.log.epoch
+
+    def _append(self, epoch: _Epoch, key: bytes, value: bytes) -> None:
+        limit_bytes = self._wal_max_bytes - epoch.sender.adopted_bytes
+        epoch.log.append(UNNUMBERED, key, value, limit_bytes)
+        self._counts.emitted += 1
+        epoch.sender.notice()
+
+    def _close_leases(self, log: Log) -> bool:
+        """Say in the name of an ended process, whose log is delivered, that its leases are closed.
+
+        False where that cannot be written down now.
+        """
+        with self._lock:
+            epoch = self._epoch
+            if epoch is None:
+                return False
+            try:
+                for key, report in log.standing.closings():
+                    self._append(epoch, key, encode("HolderReport", report))
+            except OutsideError:
+                return False
+        return True
+
+    def _patiently(self, take: Callable[[], Taken]) -> Taken:
+        try:
+            return take()
+        except SpoolFull:
+            return self._take_late(take)
+
+    def _take_late(self, take: Callable[[], Taken]) -> Taken:
         deadline = time.monotonic() + self._full_timeout_s
         while True:
             if self._epoch:
@@ -137,7 +183,7 @@ class UsageEmitter:
             left_s = deadline - time.monotonic()
             self._changed.wait(min(max(left_s, 0), _LOOK_AGAIN_S))
             try:
-                return self._take(event, tenant)
+                return take()
             except SpoolFull:
                 if left_s <= 0:
                     self._counts.spool_full += 1
@@ -212,6 +258,11 @@ class UsageEmitter:
         self.close()
 
     @property
+    def source(self) -> str:
+        """Name of the emitting process, the holder of its leases."""
+        return self._source
+
+    @property
     def source_epoch(self) -> str | None:
         """Epoch of this process; None once closed, and in a forked child before its first event."""
         epoch = self._epoch
@@ -231,6 +282,13 @@ class UsageEmitter:
         self._begin()
         if epoch is not None:
             epoch.sender.abandon()
+
+
+def _tenant_of(record: Mapping[str, Any]) -> str:
+    tenant = record.get("tenant_id")
+    if not tenant or not isinstance(tenant, str):
+        raise WireError("missing_tenant", "tenant_id is empty")
+    return tenant
 
 
 def _check(source: str, wal_max_bytes: int, fsync: str, fsync_interval_ms: int) -> None:

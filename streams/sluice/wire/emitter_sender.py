@@ -17,10 +17,13 @@ from sluice.wire.emitter_delivery import Connect, Delivery
 from sluice.wire.emitter_stats import Counts, EmitterError
 from sluice.wire.wal import Fsync, Log, keep_refused, orphans
 from sluice.wire.wal_frames import Frame
+from sluice.wire.wal_standing import Standing
 
 _logger = logging.getLogger(__name__)
 
 OnError = Callable[[EmitterError], None]
+# Closes the leases of a log whose records are all delivered; False: not now, ask again.
+OnDrained = Callable[[Log], bool]
 
 _RECORDS_PER_TURN = 32
 _YIELD_S = 0.000_05
@@ -42,6 +45,7 @@ class SenderOptions:
     fsync_interval_ms: int = 200
     on_error: OnError | None = None
     connect: Connect = Producer
+    on_drained: OnDrained = lambda _: True
 
 
 class Sender:
@@ -150,13 +154,25 @@ class Sender:
             return
         self._delivered = delivered
         with self._changed:
-            finished = [segment for log in self._logs for segment in log.detach_finished()]
+            found = [(log, log.detach_finished()) for log in self._logs]
+            finished = [(log, gone, log.standing.packed()) for log, gone in found if gone]
             self._count_adopted()
             if finished or self._counts.pending == 0:
                 self._changed.notify_all()
-        for segment in finished:
-            segment.delete()
+        for log, gone, standing in finished:
+            log.save_standing(standing)
+            for segment in gone:
+                segment.delete()
+        self._bury()
+
+    def _bury(self) -> None:
+        """Give up logs of former processes that are delivered, their leases closed before."""
         for log in [log for log in self._logs if log is not self._own and not log.segments]:
+            if log.standing and not self._options.on_drained(log):
+                # Asked again in the next turn.
+                self._delivered = -1
+                continue
+            log.standing = Standing(log.epoch)
             self._logs.remove(log)
             log.close()
 

@@ -28,7 +28,7 @@ class EmitterError:
 class EmitterStats:
     """Counts since the emitter was made (in a forked child: since its first event).
 
-    `emitted`: events taken; `recovered`: records taken over from former processes;
+    `emitted`: events and reports taken; `recovered`: records taken over from former processes;
     `acknowledged`: of both, delivered; `refused`: of both, set aside because Kafka takes them
     never; `pending`: the rest. `resent`: records handed to Kafka again. `unsent_bytes`: not yet
     handed to Kafka, `wal_bytes`: on disk. `spool_full`: calls that raised SpoolFull.

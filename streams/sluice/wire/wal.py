@@ -1,6 +1,7 @@
 """The emitter's write-ahead log: what was emitted stays here until Kafka acknowledged it.
 
-`<wal_dir>/<source>/<epoch>/NNNN.wal` hold the records of one source_epoch in their order. Whoever
+`<wal_dir>/<source>/<epoch>/NNNN.wal` hold the records of one source_epoch in their order (see
+wal_standing.py for what else is there). Whoever
 has the folder's `lock` owns the log; the lock ends with its process, however that ends, and any
 later emitter on the same `wal_dir` and topic takes the log over. The folder must be on a local
 disk of a POSIX system: network file systems keep no such promise about locks.
@@ -29,6 +30,7 @@ from sluice.wire.wal_cursor import Cursor
 from sluice.wire.wal_frames import Damage, Frame, pack
 from sluice.wire.wal_lock import FILE_MODE, LOCK_NAME, hold, release
 from sluice.wire.wal_segment import Segment, sync_folder, topic_of
+from sluice.wire.wal_standing import STANDING_NAME, Standing, write_standing
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -53,8 +55,10 @@ class Log:
     """
 
     def __init__(self, folder: Path, lock: int, segments: list[Segment], *, topic: str = "",
-                 segment_bytes: int = 0, durable: bool = False) -> None:  # fmt: skip
+                 segment_bytes: int = 0, durable: bool = False,
+                 standing: Standing | None = None) -> None:  # fmt: skip
         self.folder = folder
+        self.standing = Standing(folder.name) if standing is None else standing
         self.segments = segments
         self.cursor = Cursor(segments)
         self._lock = lock
@@ -101,6 +105,11 @@ class Log:
             live.append(frame, durable=self._durable)
         except OSError as error:
             raise outside(error) from error
+        self.standing.note(seq, key, value)
+
+    def save_standing(self, packed: bytes) -> None:
+        """Keep what stands, before files that tell it are deleted; OSError where it cannot be."""
+        write_standing(self.folder, packed)
 
     def _rotate(self, live: Segment) -> Segment:
         fresh = Segment.create(self.folder / f"{live.number + 1:04d}.wal", self._topic)
@@ -152,9 +161,13 @@ class Log:
                 segment.close()
 
     def close(self) -> None:
-        """Give the log up: delete it when nothing is pending, else leave it to a successor."""
-        finished = self.pending == 0
+        """Give the log up: delete it when nothing is pending, else leave it to a successor.
+
+        A lease that nobody closed is left to a successor too.
+        """
+        finished = self.pending == 0 and not self.standing
         with suppress(OSError):
+            self.save_standing(self.standing.packed())
             for segment in self.segments:
                 if finished:
                     segment.delete()
@@ -194,8 +207,10 @@ def _load(folder: Path, lock: int, topic: str) -> Log | None:
         paths = sorted(folder.glob("*.wal"), key=lambda path: int(path.stem))
         if any(topic_of(path) not in {None, topic} for path in paths):
             return None
-        if paths:
-            return Log(folder, lock, [Segment.load(path) for path in paths])
+        if paths or (folder / STANDING_NAME).exists():
+            segments = [Segment.load(path) for path in paths]
+            records = (frame for segment in segments for frame in segment.read_all())
+            return Log(folder, lock, segments, standing=Standing.load(folder, records))
     except (OSError, ValueError):
         return None
     _remove_folder(folder)
@@ -222,6 +237,7 @@ def _made_at(folder: Path) -> float:
 
 
 def _remove_folder(folder: Path) -> None:
+    (folder / STANDING_NAME).unlink(missing_ok=True)
     (folder / LOCK_NAME).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()

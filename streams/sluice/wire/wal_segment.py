@@ -96,6 +96,10 @@ class Segment:
                 buffer = file.read(size)
         return frames(buffer, Damage(), base=offset, ordinal=ordinal)
 
+    def read_all(self) -> Iterator[Frame]:
+        """Every record of the file."""
+        return self.read(self.start, 0, self.tail.end)
+
     @property
     def pending(self) -> int:
         """Records not yet acknowledged."""

@@ -71,7 +71,7 @@ def budget_rule(**over: Any) -> bytes:
     record = {
         "policy_id": "p", "policy_version": "v1", "budget_id": "b", "mode": "enforce",
         "scope": ["tenant_id"], "unit": "pusd", "limit": 1000, "period": "day", "hard": True,
-        "lease_wait_ms": 0, "source_partition": 0, "epoch": 1, "sequence": 1, "issued_at": NOW,
+        "lease_wait_ms": 60, "source_partition": 0, "epoch": 1, "sequence": 1, "issued_at": NOW,
     }  # fmt: skip
     return encode("BudgetRule", record | over)
 

@@ -238,7 +238,7 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
         decision(scope={"tenant_id": "other"}),
         decision(scope={}, expires_at=NOW),
     )
-    told = made.explain({"tenant_id": "acme", "model": None})
+    told = made.explain({"tenant_id": "acme", "model": None}).decisions
     assert [(e.decision.published_action, e.in_force) for e in told] == [
         ("block", False), ("rate_limit", False), ("allow_with_caps", True), ("block", False),
     ]  # fmt: skip
@@ -249,6 +249,12 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
     assert "rate_limit for tenant_id=acme, model=m1, from 2027-01-15 08:01:00" in told[1].sentence
     assert "until 2027-01-15 09:00:00 UTC" in told[2].sentence
     assert "in shadow, not obeyed" in told[3].sentence
+    assert [(e.since, e.until) for e in told[1:3]] == [
+        (NOW + MINUTE_US, NOW + 60 * MINUTE_US), (NOW, NOW + 60 * MINUTE_US)
+    ]  # fmt: skip
+    assert told[2].lifts == (
+        "its end at 2027-01-15 09:00:00 UTC, or pusd of d back under 1 (observed 2)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,13 +265,17 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
 def test_explain_tells_what_an_expired_decision_does(on_expiry: str, words: str) -> None:
     """Each behaviour on expiry has its words."""
     params = {"rate_per_minute": 6, "burst": 1}
-    (told,) = point(decision(on_expiry=on_expiry, params=params, expires_at=NOW)).explain({})
+    (told,) = (
+        point(decision(on_expiry=on_expiry, params=params, expires_at=NOW)).explain({}).decisions
+    )
     assert words in told.sentence
+    assert told.until is None
+    assert "it does not end with 2027-01-15" in told.lifts
 
 
 def test_absurd_instants_are_told_and_do_not_raise() -> None:
     """An expiry that no calendar has stays a number of microseconds."""
-    (told,) = point(decision(expires_at=2**63 - 1)).explain({})
+    (told,) = point(decision(expires_at=2**63 - 1)).explain({}).decisions
     assert f"until {2**63 - 1} µs UTC" in told.sentence
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.admission.messages import NOW, Clock, Sent, decision, key_of, point, slow
 
-from sluice.admission import point as point_module
-from sluice.admission import reporting
+from sluice.admission import outbox, reporting
+from sluice.admission.point import AdmissionPoint, ColdStart
 from sluice.admission.verdict import AdmissionRequest
 from sluice.errors import OutsideError
 from sluice.metering.validate import check_usage
@@ -200,7 +200,7 @@ def test_an_event_that_cannot_be_sent_holds_up_nothing() -> None:
 
 def test_waiting_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the oldest waiting event is given up and counted."""
-    monkeypatch.setattr(point_module, "MAX_UNSENT", 2)
+    monkeypatch.setattr(outbox, "MAX_UNSENT", 2)
     sent = Moody()
     made = point(*(decision(decision_id=f"d{number}") for number in range(5)), emitter=sent)
     sent.trouble = OutsideError("away")
@@ -214,9 +214,7 @@ def test_waiting_events_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cold_refusal_is_reported_without_a_decision() -> None:
     """Refusals before the topic was read are told under CONTROL_STALE."""
     sent = Sent()
-    cold = point_module.AdmissionPoint(
-        None, sent, clock=Clock(), cold_start=point_module.ColdStart(0, "closed")
-    )
+    cold = AdmissionPoint(None, sent, clock=Clock(), cold_start=ColdStart(0, "closed"))
     cold.admit(request())
     cold.report()
     (event,) = sent
@@ -242,7 +240,7 @@ def test_a_forked_child_answers_and_leaves_the_news_to_its_parent() -> None:
     sent = Sent()
     made = point(decision(), emitter=sent)
     made.admit(request())
-    with made._lock:
+    with made._waiters.lock:
         child = os.fork()
         if child == 0:
             made.report()
