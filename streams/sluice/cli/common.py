@@ -53,6 +53,11 @@ def tell(text: str) -> None:
     errors.print(text, style="dim", highlight=False, markup=False)
 
 
+def say(text: str) -> None:
+    """A sentence of the result, as it is: not coloured, not broken into lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2, default=str))
