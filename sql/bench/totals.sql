@@ -18,7 +18,7 @@ WHERE event_type != 'admission'
 GROUP BY tenant_id, source, source_epoch;
 
 -- A budget per tenant and month, with what the events of the month cost.
-INSERT INTO ${database}.budget_states
+INSERT INTO ${database}.budget_ledgers
 (
     tenant_id, policy_id, budget_id, scope, period, period_start, period_end, shard, limit_pusd,
     settled_pusd, reserved_pusd, presumed_pusd, corrected_pusd, remaining_pusd, events, unpriced,

@@ -16,7 +16,7 @@ FROM
     UNION ALL
     SELECT 'usage_sources', max(last_seen_at) FROM ${database}.usage_sources
     UNION ALL
-    SELECT 'budget_states', max(watermark) FROM ${database}.budget_states
+    SELECT 'budget_ledgers', max(watermark) FROM ${database}.budget_ledgers
     UNION ALL
     SELECT 'decisions', max(published_at) FROM ${database}.decisions
     UNION ALL

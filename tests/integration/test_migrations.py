@@ -237,10 +237,32 @@ def test_budget_state_is_the_newest_period(writer: Writer, settings: Settings) -
         over = {"period": period, "period_start": start, "state": state, "version": version,
                 "settled_pusd": version * 5 * 10**12}  # fmt: skip
         row = decode(encode("BudgetRow", {**record, **over}))[1]
-        writer.insert_rows("budget_states", [row])
+        writer.insert_rows("budget_ledgers", [row])
     (shown,) = rows(settings, "SELECT * FROM budget_state")
     assert (shown["period"], shown["state"], shown["used_ratio"]) == ("day2", "block", 1.5)
     assert Decimal(shown["settled_usd"]) == 15
+    assert shown["unit"] == "pusd"
+
+
+def test_budgets_of_any_unit_keep_their_scopes_apart(writer: Writer, settings: Settings) -> None:
+    """Two scopes of a tenant are two rows, in the unit of the budget and without US dollars."""
+    record = {
+        "tenant_id": "t", "policy_id": "pol", "budget_id": "b", "period": "day", "unit": "tokens",
+        "period_start": 1, "period_end": NOON, "limit_pusd": 0, "settled_pusd": 0,
+        "remaining_pusd": 0, "limit": 100, "settled": 30, "reserved": 20, "presumed": 5,
+        "corrected": -1, "remaining": 45, "forecast": 90, "events": 2, "unpriced": 0,
+        "watermark": NOON, "burn": [{"key": "1h", "value": 7}], "state": "ok", "version": 1,
+    }  # fmt: skip
+    for model in ("m", "n"):
+        over = {"scope": f"model={model},tenant_id=t"}
+        row = decode(encode("BudgetRow", {**record, **over}))[1]
+        writer.insert_rows("budget_ledgers", [row])
+    first, second = rows(settings, "SELECT * FROM budget_state ORDER BY scope")
+    assert (first["scope"], second["scope"]) == ("model=m,tenant_id=t", "model=n,tenant_id=t")
+    assert (first["unit"], first["limit_usd"]) == ("tokens", None)
+    names = ("limit", "settled", "reserved", "presumed", "remaining", "forecast")
+    assert [int(first[f"{name}_amount"]) for name in names] == [100, 30, 20, 5, 45, 90]
+    assert (int(first["burn_1h"]), first["used_ratio"]) == (7, 0.3)
 
 
 def test_decisions_and_their_lifts(writer: Writer, settings: Settings) -> None:

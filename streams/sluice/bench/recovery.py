@@ -133,8 +133,9 @@ def _state_rows(
     state.header.time = now
     state.touch(HEADER)
     for place in range(size.ledgers):
-        budget = LedgerKey("bench", "tenant-day", f"tenant-{number}-{place:06}", "day")
-        state.ledgers[budget] = Ledger(now, now + _DAY_US, 10**18, settled_pusd=place * 10**9)
+        tenant_id = f"tenant-{number}-{place:06}"
+        budget = LedgerKey("bench", "tenant-day", f"tenant_id={tenant_id}", "day")
+        state.ledgers[budget] = Ledger(tenant_id, now, now + _DAY_US, 10**18, settled=place * 10**9)
         state.touch(LEDGER, budget)
     yield from state.take_changes()
 

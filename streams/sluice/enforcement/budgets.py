@@ -1,7 +1,10 @@
-"""Budget ledgers: what a scope has spent in a period, and which rung of the ladder it stands on.
+"""Budget ledgers: what a scope has used in a period, and which rung of the ladder it stands on.
 
-A charge is located at its event: the crossing of a threshold belongs to the event whose cost takes
-the sum over it, whatever chunk the event came in.
+A charge is located at its event: the crossing of a threshold belongs to the event whose amount
+takes the sum over it, whatever chunk the event came in.
+
+A rolling period is a ring of 60 slices and the one that runs: at the border of two slices the sum
+covers exactly the length of the period, between borders up to one slice more, never less.
 """
 
 from __future__ import annotations
@@ -9,94 +12,191 @@ from __future__ import annotations
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
-from sluice.enforcement.periods import Period, period_of
+from sluice.enforcement import burn
 from sluice.enforcement.policy import Budget, Policy, Rule
-from sluice.money import checked_sum
+from sluice.money import INT64_MAX, checked_sum
+from sluice.periods import PERIOD_KINDS, Period, PeriodKind, period_of
+
+SLICES = 60
+# A ledger of a task takes usage for so long after the first; runaway tasks are over by then.
+TASK_US = 7 * 86_400_000_000
 
 
 class LedgerKey(NamedTuple):
-    """Identity of a ledger: one budget, one tenant, one calendar period."""
+    """Identity of a ledger: one budget, one scope (as BudgetRow.scope), one period."""
 
     policy_id: str
     budget_id: str
-    tenant_id: str
+    scope: str
     period_id: str
 
 
 class Ledger(msgspec.Struct, array_like=True):
-    """Spend of one scope in one period and the decision that stands because of it.
+    """Usage of one scope in one period and the decision that stands because of it.
 
-    `rung` counts the budget's rules that the spend has reached; `decision_id` is the standing
-    decision (None: none), which ends at `expires_at`; `dirty` rows wait to be published.
+    Amounts are in `unit`. `limit` holds until `limit_until` (None: a raise has no say in it).
+    `rung` counts the budget's rules that the usage has reached; `decision_id` is the standing
+    decision (None: none), number `sequence`, which ends at `expires_at`; `dirty` rows wait to be
+    published. `slices` are those of a rolling period, the running one, number `slice_at`, first.
     """
 
+    tenant_id: str
     period_start: int
     period_end: int
-    limit_pusd: int
-    settled_pusd: int = 0
-    corrected_pusd: int = 0
+    limit: int
+    unit: str = "pusd"
+    settled: int = 0
+    corrected: int = 0
     events: int = 0
     unpriced: int = 0
     rung: int = 0
     decision_id: str | None = None
     expires_at: int | None = None
+    sequence: int = -1
+    limit_until: int | None = None
     dirty: bool = False
+    opened_at: int = 0
+    burn_minute: int = 0
+    burn: list[int] = []
+    slice_at: int = 0
+    slices: list[int] = []
 
 
-def ledger_key(policy: Policy, budget: Budget, tenant_id: str, period: Period) -> LedgerKey:
-    """The ledger that usage of `tenant_id` in `period` is charged to."""
-    return LedgerKey(policy.policy_id, budget.budget_id, tenant_id, period.period_id)
+def ledger_key(policy: Policy, budget: Budget, scope: str, period: Period) -> LedgerKey:
+    """The ledger that usage of a scope in `period` is charged to."""
+    return LedgerKey(policy.policy_id, budget.budget_id, scope, period.period_id)
 
 
 def charged_period(budget: Budget, started_at: int) -> Period:
-    """The period of a request is the one it was admitted in."""
-    return period_of(budget.period, budget.time_zone, started_at)
+    """The period of a request is the one it was admitted in.
+
+    Rolling periods and those of tasks have one ledger each; theirs begins at `started_at`.
+    """
+    if budget.period in PERIOD_KINDS:
+        return period_of(cast("PeriodKind", budget.period), budget.time_zone, started_at)
+    return Period(budget.period, budget.period, started_at, started_at + TASK_US)
 
 
-def open_ledger(budget: Budget, tenant_id: str, period: Period) -> Ledger:
-    """A ledger without spend."""
-    return Ledger(period.start, period.end, budget.limit_for(tenant_id))
+def open_ledger(budget: Budget, tenant_id: str, scope: str, period: Period, time: int) -> Ledger:
+    """A ledger without usage, opened at broker time `time` (µs)."""
+    ledger = Ledger(tenant_id, period.start, period.end, 0, budget.ledger_unit, opened_at=time)
+    set_limit(ledger, budget, scope, time)
+    if budget.rolling_us is not None:
+        _move_to(ledger, budget.rolling_us, time // slice_us(budget))
+    return ledger
 
 
-def check(ledger: Ledger, cost_pusd: int | None, *, correction: bool) -> None:
-    """Raise OverflowError where `charge` could not add the cost."""
-    checked_sum(ledger.settled_pusd, cost_pusd or 0)
+def set_limit(ledger: Ledger, budget: Budget, scope: str, time: int) -> None:
+    """Let the limit be what the policy says at `time` (µs)."""
+    ledger.limit = budget.limit_for(scope, time)
+    ledger.limit_until = budget.limit_until(scope, time)
+
+
+def slice_us(budget: Budget) -> int:
+    """Length of one slice of a rolling period, µs."""
+    return (budget.rolling_us or 0) // SLICES
+
+
+def check(ledger: Ledger, amount: int, *, correction: bool) -> None:
+    """Raise OverflowError where `charge` could not add the amount."""
+    checked_sum(ledger.settled, amount)
     if correction:
-        checked_sum(ledger.corrected_pusd, cost_pusd or 0)
+        checked_sum(ledger.corrected, amount)
+    if ledger.slices and amount:
+        checked_sum(max(ledger.slices, key=abs), abs(amount))
 
 
-def charge(
-    ledger: Ledger, cost_pusd: int | None, *, correction: bool, gives_price: bool = False
+def charge(ledger: Ledger, budget: Budget, amount: int, started_at: int, time: int) -> None:
+    """Add an amount that broker time `time` brought (µs) to the sum, its slice and the burn."""
+    ledger.burn_minute = burn.add(ledger.burn, ledger.burn_minute, burn.minute_of(time), amount)
+    if budget.rolling_us is None:
+        ledger.settled = checked_sum(ledger.settled, amount)
+        return
+    pass_slices(ledger, budget, time)
+    back = max(0, ledger.slice_at - started_at // slice_us(budget))
+    if back <= SLICES:  # what was admitted before has left the period again
+        ledger.slices[back] += amount
+        ledger.settled = checked_sum(ledger.settled, amount)
+
+
+def count(
+    ledger: Ledger, amount: int, *, priced: bool, correction: bool, gives_price: bool
 ) -> None:
-    """Add the cost of one event; None (no price) is counted, never guessed.
+    """Count the event behind a charge; one without a price is counted, never guessed.
 
     `gives_price`: a correction prices an event that had no price.
     """
-    ledger.settled_pusd = checked_sum(ledger.settled_pusd, cost_pusd or 0)
     if correction:
-        ledger.corrected_pusd += cost_pusd or 0
+        ledger.corrected += amount
         ledger.unpriced -= gives_price
     else:
         ledger.events += 1
-        ledger.unpriced += cost_pusd is None
+        ledger.unpriced += not priced
+
+
+def pass_slices(ledger: Ledger, budget: Budget, time: int) -> bool:
+    """Let usage leave a rolling period whose slices are over; whether the sum changed."""
+    if budget.rolling_us is None:
+        return False
+    now = time // slice_us(budget)
+    before = ledger.settled
+    if now > ledger.slice_at:
+        _move_to(ledger, budget.rolling_us, now)
+    return ledger.settled != before
+
+
+def _move_to(ledger: Ledger, rolling_us: int, now: int) -> None:
+    steps = min(now - ledger.slice_at, SLICES + 1)
+    kept = ledger.slices[: SLICES + 1 - steps]
+    ledger.slices = [0] * (SLICES + 1 - len(kept)) + kept
+    ledger.slice_at = now
+    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))
+    ledger.period_start = now * (rolling_us // SLICES) - rolling_us
+    ledger.period_end = (now + 1) * (rolling_us // SLICES)
+
+
+def next_due(ledger: Ledger) -> int | None:
+    """Broker time (µs) at which a decision, a raise or a slice ends; None = none of them does."""
+    dues = [due for due in (ledger.expires_at, ledger.limit_until) if due is not None]
+    if any(ledger.slices):
+        dues.append(ledger.period_end)
+    return min(dues, default=None)
+
+
+def ends_at(ledger: Ledger, budget: Budget) -> int:
+    """When what was used by now counts no longer, µs UTC."""
+    return ledger.period_end + (budget.rolling_us or 0)
 
 
 def rung_of(budget: Budget, ledger: Ledger) -> int:
-    """How many of the budget's rules, ordered by threshold, the spend has reached."""
-    return sum(ledger.settled_pusd >= threshold_pusd(ledger, rule) for rule in budget.rules)
+    """How many of the budget's rules, ordered by threshold, the usage has reached."""
+    return sum(ledger.settled >= threshold(ledger, rule) for rule in budget.rules)
 
 
-def threshold_pusd(ledger: Ledger, rule: Rule) -> int:
-    """Spend at which `rule` takes effect, rounded up to a whole pico-dollar."""
-    return _share(rule.at, ledger.limit_pusd)
+def threshold(ledger: Ledger, rule: Rule) -> int:
+    """Usage at which `rule` takes effect, rounded up to a whole unit."""
+    return share_of(rule.at, ledger.limit)
 
 
 @lru_cache(maxsize=4096)
-def _share(at: Decimal, limit_pusd: int) -> int:
+def share_of(at: Decimal, limit: int) -> int:
     """`at` of a limit, rounded up; asked for at every event, of few limits."""
-    exact = Fraction(at) * limit_pusd
+    exact = Fraction(at) * limit
     return -(-exact.numerator // exact.denominator)
+
+
+def resize(ledger: Ledger, old_slice_us: int, budget: Budget, time: int) -> None:
+    """Sort usage into the slices of a rolling period whose length has changed."""
+    begins = [((ledger.slice_at - back) * old_slice_us, amount)
+              for back, amount in enumerate(ledger.slices)]  # fmt: skip
+    ledger.slices, ledger.slice_at = [], 0
+    _move_to(ledger, budget.rolling_us or 0, time // slice_us(budget))
+    for begin, amount in begins:
+        back = max(0, ledger.slice_at - begin // slice_us(budget))
+        if back <= SLICES:
+            ledger.slices[back] += amount
+    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))

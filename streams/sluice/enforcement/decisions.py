@@ -12,9 +12,10 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from sluice.enforcement.budgets import Ledger, LedgerKey, threshold_pusd
+from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at, threshold
 from sluice.enforcement.policy import Budget, Policy, Rule
-from sluice.money import format_usd
+from sluice.enforcement.units import shown_share
+from sluice.wire.scopes import scope_fields
 
 # How long the news that a limit no longer holds stays on the control topic.
 ALLOW_US = 600_000_000
@@ -31,9 +32,8 @@ class Cause:
 
 
 def control_key(policy: Policy, key: LedgerKey) -> bytes:
-    """Compaction key: the newest decision of a budget about a tenant replaces the one before."""
-    scope = f"tenant_id={key.tenant_id}"
-    return f"decision|{policy.policy_id}|{key.budget_id}|{policy.mode}|{scope}|".encode()
+    """Compaction key: the newest decision of a budget about a scope replaces the one before."""
+    return f"decision|{policy.policy_id}|{key.budget_id}|{policy.mode}|{key.scope}|".encode()
 
 
 def decide(
@@ -42,14 +42,14 @@ def decide(
     """The decision for the rung that the ledger stands on; rung 0 allows again."""
     rule = budget.rules[ledger.rung - 1] if ledger.rung else None
     action = rule.action if rule else "allow"
-    expires_at = ledger.period_end if rule else cause.time + ALLOW_US
+    expires_at = ends_at(ledger, budget) if rule else cause.time + ALLOW_US
     return {
         "decision_id": _decision_id(policy, key, cause, action),
         "kind": "decision",
         "policy_id": policy.policy_id,
         "rule_id": budget.budget_id,
         "policy_version": policy.version,
-        "scope": {"tenant_id": key.tenant_id},
+        "scope": {**budget.where, **scope_fields(key.scope)},
         "action": action,
         "params": _params(rule),
         "mode": policy.mode,
@@ -57,7 +57,8 @@ def decide(
         "reason": _reason(budget, key, ledger, rule),
         "evidence": _evidence(ledger, rule, key, cause),
         "epoch": cause.epoch,
-        "sequence": cause.offset,
+        # Two decisions about a scope at one offset, such as an end of a raise and a charge.
+        "sequence": max(cause.offset, ledger.sequence + 1),
         "issued_at": cause.time,
         "effective_at": cause.time,
         "expires_at": expires_at,
@@ -88,16 +89,32 @@ def _reason_code(rule: Rule | None) -> str:
 
 
 def _reason(budget: Budget, key: LedgerKey, ledger: Ledger, rule: Rule | None) -> str:
-    spent = f"{format_usd(ledger.settled_pusd)} of {format_usd(ledger.limit_pusd)} USD"
-    share = 100 * ledger.settled_pusd // ledger.limit_pusd if ledger.limit_pusd else 100
-    head = f"{key.tenant_id} has spent {spent} ({share} %) of budget {budget.budget_id}"
-    return f"{head} in the {budget.period} {key.period_id}; {_consequence(rule, ledger)}"
+    used = shown_share(ledger.settled, ledger.limit, ledger.unit)
+    share = 100 * ledger.settled // ledger.limit if ledger.limit else 100
+    verb = "spent" if ledger.unit == "pusd" else "used"
+    head = f"{_subject(budget, key)} has {verb} {used} ({share} %) of budget {budget.budget_id}"
+    return f"{head} {_within(budget, key)}; {_consequence(budget, rule, ledger)}"
 
 
-def _consequence(rule: Rule | None, ledger: Ledger) -> str:
+def _subject(budget: Budget, key: LedgerKey) -> str:
+    fields = {**budget.where, **scope_fields(key.scope)}
+    if fields.keys() == {"tenant_id"}:
+        return fields["tenant_id"]
+    return ", ".join(f"{name} {value}" for name, value in sorted(fields.items()))
+
+
+def _within(budget: Budget, key: LedgerKey) -> str:
+    if budget.period == "rolling":
+        return f"within {budget.rolling}"
+    return "in the task" if budget.period == "task" else f"in the {budget.period} {key.period_id}"
+
+
+def _consequence(budget: Budget, rule: Rule | None, ledger: Ledger) -> str:
     if rule is None:
         return "requests are admitted again"
-    until = f"until {_utc(ledger.period_end)}"
+    until = f"until {_utc(ends_at(ledger, budget))}"
+    if budget.rolling_us is not None:
+        until += " at the latest"
     if rule.action == "rate_limit":
         return f"each admission point admits {rule.rate_per_minute} requests a minute {until}"
     return f"requests are refused {until}"
@@ -106,9 +123,9 @@ def _consequence(rule: Rule | None, ledger: Ledger) -> str:
 def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -> dict[str, Any]:
     return {
         "window": key.period_id,
-        "observed": ledger.settled_pusd,
-        "limit": threshold_pusd(ledger, rule) if rule else ledger.limit_pusd,
-        "unit": "pusd",
+        "observed": ledger.settled,
+        "limit": threshold(ledger, rule) if rule else ledger.limit,
+        "unit": ledger.unit,
         "offsets": [{"partition": cause.partition, "offset": cause.offset}],
     }
 

@@ -1,131 +1,20 @@
-"""Policies: budgets, the rules of their ladders, and the version that names one exact content."""
+"""Policies: their budgets, how these draw on each other, and the version that names one content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator
 
-from sluice.enforcement.periods import PeriodKind
-from sluice.money import PUSD_PER_USD, pusd
+from sluice.enforcement.policy_budget import Budget, Ident, Raise, Rule, Strict
 
-MAX_LIMIT_PUSD = 9_000_000 * PUSD_PER_USD
-
-Ident = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+__all__ = ["Budget", "Policy", "Raise", "Rule"]
 
 
-def _money(value: Any) -> Any:
-    """Pico-dollars of a YAML amount; an integer in canonical JSON is pico-dollars already."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else pusd(str(value))
-
-
-def _share(value: Any) -> Any:
-    text = str(value).strip()
-    return Decimal(text[:-1]) / 100 if text.endswith("%") else Decimal(text)
-
-
-Limit = Annotated[int, BeforeValidator(_money), Field(ge=0, le=MAX_LIMIT_PUSD)]
-Share = Annotated[Decimal, BeforeValidator(_share), Field(gt=0, le=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rule(_Strict):
-    """One rung of a ladder: at this share of the limit, this happens."""
-
-    rule_id: Ident
-    at: Share
-    action: Literal["rate_limit", "block"]
-    rate_per_minute: Annotated[int, Field(gt=0)] | None = None
-    burst: Annotated[int, Field(gt=0)] = 1
-
-    @model_validator(mode="after")
-    def _rate_where_needed(self) -> Rule:
-        if (self.action == "rate_limit") != (self.rate_per_minute is not None):
-            raise ValueError("rate_per_minute goes with action rate_limit, and only with it")
-        return self
-
-    @field_serializer("at")
-    def _plain(self, value: Decimal) -> str:
-        return format(value.normalize(), "f")
-
-
-class Budget(_Strict):
-    """A limit on what each tenant may spend in a calendar period, and what happens on the way."""
-
-    budget_id: Ident
-    scope: tuple[str, ...]
-    unit: str = "usd"
-    limit_pusd: Limit
-    limits: Mapping[str, Limit] = Field(default_factory=dict)
-    period: PeriodKind
-    time_zone: str = "UTC"
-    hard: bool = False
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
-    on_expiry: Literal["open", "closed", "keep"] = "open"
-
-    @field_validator("scope")
-    @classmethod
-    def _known_scope(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if value != ("tenant_id",):
-            raise ValueError("the scope of a budget is [tenant_id] in this release")
-        return value
-
-    @field_validator("unit")
-    @classmethod
-    def _known_unit(cls, value: str) -> str:
-        if value != "usd":
-            raise ValueError("the unit of a budget is usd in this release")
-        return value
-
-    @field_validator("hard")
-    @classmethod
-    def _soft_only(cls, value: bool) -> bool:  # noqa: FBT001 (pydantic calls it)
-        if value:
-            raise ValueError("hard budgets are not enforced in this release; leave hard out")
-        return value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known_zone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{value!r} is no IANA time zone") from error
-        return value
-
-    @field_validator("rules")
-    @classmethod
-    def _a_ladder(cls, value: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        names = [rule.rule_id for rule in value]
-        if len(set(names)) < len(names):
-            raise ValueError("rule_id must be unique within a budget")
-        if len({rule.at for rule in value}) < len(value):
-            raise ValueError("two rules take effect at the same share")
-        return tuple(sorted(value, key=lambda rule: rule.at))
-
-    def limit_for(self, tenant_id: str) -> int:
-        """Limit of a tenant in pico-USD."""
-        return self.limits.get(tenant_id, self.limit_pusd)
-
-
-class Policy(_Strict):
+class Policy(Strict):
     """A whole policy; `version` follows from its content, not from its formatting."""
 
     policy_id: Ident
@@ -138,7 +27,19 @@ class Policy(_Strict):
         names = [budget.budget_id for budget in value]
         if len(set(names)) < len(names):
             raise ValueError("budget_id must be unique within a policy")
+        for budget in value:
+            _check_parent(budget, {b.budget_id: b for b in value})
         return value
+
+    @cached_property
+    def by_id(self) -> dict[str, Budget]:
+        """Budgets by budget_id."""
+        return {budget.budget_id: budget for budget in self.budgets}
+
+    @cached_property
+    def ancestors(self) -> dict[str, tuple[Budget, ...]]:
+        """What each budget draws on, the nearest first, by budget_id."""
+        return {budget.budget_id: _chain(budget, self.by_id) for budget in self.budgets}
 
     @cached_property
     def version(self) -> str:
@@ -153,3 +54,48 @@ class Policy(_Strict):
     def from_json(cls, text: str) -> Policy:
         """A policy from its canonical JSON; pydantic.ValidationError where it is none."""
         return cls.model_validate_json(text)
+
+
+def _chain(budget: Budget, by_id: dict[str, Budget]) -> tuple[Budget, ...]:
+    found: list[Budget] = []
+    while budget.parent is not None:
+        budget = by_id[budget.parent]
+        found.append(budget)
+    return tuple(found)
+
+
+def _check_parent(budget: Budget, by_id: dict[str, Budget]) -> None:
+    """Raise ValueError where a budget cannot draw on its parent's remainder."""
+    if budget.parent is None:
+        return
+    head, parent = f"budget {budget.budget_id} draws on {budget.parent}", by_id.get(budget.parent)
+    if parent is None:
+        raise ValueError(f"{head}, which is no budget of this policy")
+    passed = [budget.budget_id]
+    while parent is not None and parent.parent is not None:
+        passed.append(parent.budget_id)
+        if parent.parent in passed:
+            raise ValueError(f"{head}, which draws on itself: {' > '.join(passed)}")
+        parent = by_id.get(parent.parent)
+    sentence = _misfit(budget, by_id[budget.parent])
+    if sentence:
+        raise ValueError(f"{head}, {sentence}")
+
+
+def _misfit(budget: Budget, parent: Budget) -> str | None:
+    if budget.unit != parent.unit:
+        return f"which is in {parent.unit}, not in {budget.unit}"
+    if _calendar(budget) != _calendar(parent):
+        return f"whose period is {_calendar(parent)}, not {_calendar(budget)}"
+    if not set(parent.scope) <= set(budget.scope):
+        return f"whose scope {list(parent.scope)} is not part of {list(budget.scope)}"
+    if not parent.where.items() <= budget.where.items():
+        return f"which does not count all of its usage: it wants {dict(parent.where)}"
+    if budget.hard and not parent.hard:
+        return "which is soft; a hard budget draws on a hard one"
+    return None
+
+
+def _calendar(budget: Budget) -> str:
+    length = f" {budget.rolling}" if budget.rolling else ""
+    return f"{budget.period}{length} {budget.time_zone}"

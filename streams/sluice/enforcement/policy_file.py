@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
-from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.enforcement.policy import Budget, Policy, Raise, Rule
+from sluice.enforcement.units import shown_amount
 from sluice.errors import ConfigError
-from sluice.money import format_usd
 
 Path = tuple[str | int, ...]
-_NAMES = {*Policy.model_fields, *Budget.model_fields, *Rule.model_fields, "limit"}
+_NAMES = {*Policy.model_fields, *Budget.model_fields, *Rule.model_fields, *Raise.model_fields}
+# Their values are read as they are written: an amount must not become a binary fraction.
+_TEXTS = frozenset({"limit", "limits", "add", "where", "rolling"})
 
 
 class Fault(NamedTuple):
@@ -68,17 +71,43 @@ def _follows(error: Any) -> bool:
 
 
 def explain(policy: Policy) -> list[str]:
-    """What a policy does, one plain sentence per rule."""
+    """What a policy does, one plain sentence per hard budget and per rule."""
     effect = "" if policy.mode == "enforce" else " (shadow: published, never obeyed)"
-    return [_sentence(budget, rule) + effect for budget in policy.budgets for rule in budget.rules]
+    return [line + effect for budget in policy.budgets for line in _sentences(budget)]
 
 
-def _sentence(budget: Budget, rule: Rule) -> str:
-    amount = format_usd(budget.limit_pusd)
-    who = f"a tenant that has spent {rule.at:.0%} of {amount} USD in a {budget.period}"
+def _sentences(budget: Budget) -> Iterator[str]:
+    amount = shown_amount(budget.limit, budget.ledger_unit)
+    within = _within(budget)
+    if budget.hard:
+        draws = f" and out of budget {budget.parent}" if budget.parent else ""
+        yield f"{_who(budget)} never gets more than {amount} {within}{draws}"
+    used = "spent" if budget.unit == "usd" else "used"
+    for rule in budget.rules:
+        yield (f"{_who(budget)} that has {used} {rule.at:.0%} of {amount} {within} "
+               f"{_what(rule, budget)}")  # fmt: skip
+
+
+def _who(budget: Budget) -> str:
+    fields = [field for field in budget.scope if field != "tenant_id"]
+    shown = " of a tenant" if "tenant_id" in budget.scope else ""
+    who = f"each {' and '.join(fields)}{shown}" if fields else "a tenant"
+    matches = ", ".join(f"{name} {value}" for name, value in sorted(budget.where.items()))
+    return f"{who} (only {matches})" if matches else who
+
+
+def _within(budget: Budget) -> str:
+    if budget.period == "rolling":
+        return f"within {budget.rolling}"
+    return f"in a {budget.period}"
+
+
+def _what(rule: Rule, budget: Budget) -> str:
     if rule.action == "rate_limit":
-        return f"{who} is admitted {rule.rate_per_minute} requests a minute per admission point"
-    return f"{who} is refused until the {budget.period} ends ({budget.time_zone})"
+        return f"is admitted {rule.rate_per_minute} requests a minute per admission point"
+    if budget.period == "rolling":
+        return "is refused until enough of it is longer ago"
+    return f"is refused until the {budget.period} ends ({budget.time_zone})"
 
 
 class _Reader:
@@ -103,11 +132,11 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         value: dict[str, Any] = {}
         for key_node, item in node.value:
-            key = "limit_pusd" if key_node.value == "limit" else str(key_node.value)
+            key = str(key_node.value)
             if key in value:
                 self._add(key_node.start_mark, (*path, key), "stands here twice")
             value[key] = self.plain(item, (*path, key))
-            if key in ("limit_pusd", "limits"):
+            if key in _TEXTS:
                 value[key] = _as_text(value[key])
             self._marks[*path, key, "<key>"] = key_node.start_mark
         return value
@@ -145,6 +174,5 @@ def _as_text(value: Any) -> Any:
 def _shown(path: Path) -> str:
     shown = ""
     for part in path:
-        name = "limit" if part == "limit_pusd" else part
-        shown += f"[{name}]" if isinstance(name, int) else f".{name}" if shown else str(name)
+        shown += f"[{part}]" if isinstance(part, int) else f".{part}" if shown else str(part)
     return shown

@@ -67,5 +67,5 @@ def _ledgers_differ(
     for name in sorted(charged.keys() | stored.keys()):
         recount, ledger = charged.get(name), stored.get(name)
         if (recount or 0) != (ledger or 0):
-            place = f"{name.tenant_id} {name.policy_id}/{name.budget_id} {name.period}"
-            yield f"{place} settled_pusd: recount {recount or 0}, ledger {ledger or 0}"
+            place = f"{name.scope} {name.policy_id}/{name.budget_id} {name.period}"
+            yield f"{place} settled: recount {recount or 0}, ledger {ledger or 0}"

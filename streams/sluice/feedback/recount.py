@@ -1,8 +1,8 @@
 """Usage counted again from its topic, the slow and plain way, to be held against what is stored.
 
-It shares the wire format, the checks, the price of one event and the calendar with the meter, and
-nothing else: no marks, no windows, no ledgers, no state. What was seen is a set, what is summed is
-a dictionary.
+It shares the wire format, the checks, the price of one event, what of it a budget counts and the
+calendar with the meter, and nothing else: no marks, no windows, no ledgers, no state. What was seen
+is a set, what is summed is a dictionary.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from sluice.enforcement.periods import period_of
+from sluice.enforcement.amounts import amount, scope_of
+from sluice.enforcement.budgets import charged_period
 from sluice.enforcement.policy import Policy
 from sluice.errors import WireError
 from sluice.metering.prices import PriceBook
 from sluice.metering.rating import cost
 from sluice.metering.validate import check_usage
+from sluice.periods import PERIOD_KINDS
 from sluice.wire.codec import decode
 
 MEASURES = ("events", "input_tokens", "output_tokens", "cost_pusd", "unpriced", "corrected_pusd")
@@ -27,11 +29,11 @@ Sums = dict[str, dict[str, int]]  # tenant -> measure -> sum
 
 
 class LedgerName(NamedTuple):
-    """A budget of one tenant in one period."""
+    """A budget of one scope in one calendar period."""
 
     policy_id: str
     budget_id: str
-    tenant_id: str
+    scope: str
     period: str
 
 
@@ -115,26 +117,29 @@ class Recount:
 
     def _add(self, place: _Place, event: dict[str, Any]) -> None:
         rated = cost(place.book, event)
-        amount = 0 if rated is None else rated.cost_pusd
+        spent = 0 if rated is None else rated.cost_pusd
         correction = event["event_type"] == "correction"
         if min(event["occurred_at"], place.time + _AHEAD_US) >= self._since:
             sums = self.sums[event["tenant_id"]]
             sums["events"] += not correction
             sums["input_tokens"] += event["input_tokens"]
             sums["output_tokens"] += event["output_tokens"]
-            sums["cost_pusd"] += amount
+            sums["cost_pusd"] += spent
             sums["unpriced"] += _unpriced(event, priced=rated is not None)
-            sums["corrected_pusd"] += amount if correction else 0
-        self._charge(place, event, amount)
+            sums["corrected_pusd"] += spent if correction else 0
+        self._charge(place, event, None if rated is None else spent)
 
-    def _charge(self, place: _Place, event: Mapping[str, Any], amount: int) -> None:
+    def _charge(self, place: _Place, event: Mapping[str, Any], price: int | None) -> None:
+        """Charge what has a calendar: what stands in a rolling period depends on when one looks."""
         for policy in place.policies.values():
             for budget in policy.budgets:
-                period = period_of(budget.period, budget.time_zone, event["started_at"])
+                scope = scope_of(budget, event)
+                if scope is None or budget.period not in PERIOD_KINDS:
+                    continue
+                period = charged_period(budget, event["started_at"])
                 if period.start >= self._since:
-                    name = LedgerName(policy.policy_id, budget.budget_id, event["tenant_id"],
-                                      period.period_id)  # fmt: skip
-                    self.ledgers[name] += amount
+                    name = LedgerName(policy.policy_id, budget.budget_id, scope, period.period_id)
+                    self.ledgers[name] += amount(budget.ledger_unit, event, price)
 
     def _activate(self, place: _Place, fields: Mapping[str, Any]) -> None:
         kind, ident, version = fields["kind"], fields["id"], fields["version"]

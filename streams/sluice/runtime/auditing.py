@@ -50,10 +50,11 @@ GROUP BY tenant_id
 SETTINGS do_not_merge_across_partitions_select_final = 1
 """
 _LEDGERS = """
-SELECT policy_id, budget_id, tenant_id, period, sum(toInt128(settled_pusd)) AS n_settled_pusd
-FROM budget_states FINAL
-WHERE period_start >= fromUnixTimestamp64Micro({since:Int64})
-GROUP BY policy_id, budget_id, tenant_id, period
+SELECT policy_id, budget_id, scope, period,
+    sum(toInt128(ifNull(settled, settled_pusd))) AS n_settled
+FROM budget_ledgers FINAL
+WHERE period_start >= fromUnixTimestamp64Micro({since:Int64}) AND period NOT IN ('rolling', 'task')
+GROUP BY policy_id, budget_id, scope, period
 """
 _HOLES = """
 SELECT tenant_id, source, source_epoch, missing, lost, recovered, unprotected
@@ -171,7 +172,7 @@ def _compare(settings: Settings, reading: _Reading) -> Audit:
 
             stored = Stored(
                 {"usage_events": _sums(rows(_EVENTS)), "usage_windows": _sums(rows(_WINDOWS))},
-                {_ledger(row): int(row["n_settled_pusd"]) for row in rows(_LEDGERS)},
+                {_ledger(row): int(row["n_settled"]) for row in rows(_LEDGERS)},
             )
             holes = rows(_HOLES)
     finally:

@@ -29,7 +29,7 @@ from sluice.wire.kafka import consumer_config, producer_config
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 MARKER_KEY = b"m"
 _TRANSACTION_TIMEOUT_MS = 5000
 _CALL_S = 10.0

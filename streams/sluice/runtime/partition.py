@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sluice.enforcement import budgets
 from sluice.errors import WireError
 from sluice.metering.validate import check_usage
 from sluice.runtime.accounting import Accounting
@@ -101,10 +100,8 @@ class Partition:
 
     def next_due(self) -> int | None:
         """Broker time at which work waits even if no record comes (µs), or None."""
-        ledgers = self.state.ledgers.values()
-        dues = [ledger.expires_at for ledger in ledgers if ledger.expires_at is not None]
-        rows = self._publishing.next_due()
-        return min([*dues, *([] if rows is None else [rows])], default=None)
+        dues = (self._governance.next_due(), self._publishing.next_due())
+        return min((due for due in dues if due is not None), default=None)
 
     # ---- time
 
@@ -116,7 +113,7 @@ class Partition:
         if slot == header.slot:
             return
         last, header.slot = header.slot, slot
-        self._governance.lift_expired(header.time)
+        self._governance.pass_time(record)
         if slot // PUBLISH_S != last // PUBLISH_S:
             self._publishing.rows(record.offset)
             for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
@@ -159,9 +156,8 @@ class Partition:
         """Add an event to every sum and to its budgets, all or none of them."""
         labelled, context = self._accounting.labelled(event)
         due = self._governance.ledgers_due(event)
-        correction = event["event_type"] == "correction"
         for charge in due:
-            budgets.check(charge.ledger, labelled.cost_pusd, correction=correction)
+            self._governance.check(event, labelled.cost_pusd, charge)
         self._accounting.add(record, event, labelled, context)
         for charge in due:
             self._governance.settle(record, event, labelled.cost_pusd, charge)

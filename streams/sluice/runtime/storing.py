@@ -56,7 +56,7 @@ class Storing:
             topics.windows: partial(_as_it_is, "usage_windows"),
             topics.tasks: partial(_as_it_is, "usage_tasks"),
             topics.sources: partial(_as_it_is, "usage_sources"),
-            topics.budgets: partial(_as_it_is, "budget_states"),
+            topics.budgets: partial(_as_it_is, "budget_ledgers"),
             topics.control: self._control,
             topics.dlq: self._dead_letter,
         }
@@ -151,11 +151,12 @@ class Storing:
         )  # fmt: skip
 
     def _control(self, partition: int, record: Record, _position: Position, rows: Rows) -> None:
-        place = {"source_partition": partition, "control_offset": record.offset,
+        place: dict[str, Any] = {"source_partition": partition, "control_offset": record.offset,
                  "control_key": (record.key or b"").decode(errors="replace"),
                  "published_at": record.timestamp * 1000}  # fmt: skip
         if record.value is None:
-            rows["decision_lifts"].append(place)
+            if place["control_key"].startswith("decision|"):  # leases and budgets end, too
+                rows["decision_lifts"].append(place)
             return
         name, fields = decode(record.value)
         if name == "Decision":

@@ -68,7 +68,7 @@ class ColumnStoring:
             topics.windows: ("usage_windows", "WindowRow"),
             topics.tasks: ("usage_tasks", "TaskRow"),
             topics.sources: ("usage_sources", "SourceRow"),
-            topics.budgets: ("budget_states", "BudgetRow"),
+            topics.budgets: ("budget_ledgers", "BudgetRow"),
         }
         self._prices: dict[str | None, Prices] = {}
 

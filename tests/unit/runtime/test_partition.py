@@ -28,8 +28,10 @@ LATER = NOW + WINDOW_US + DELAY_US + 10_000_000
 
 
 def outputs(part: Partition, topic: str) -> list[dict[str, Any] | None]:
-    """Decoded outputs to one topic since the last call of take()."""
-    taken = [out for out in part.take() if out.topic == topic]
+    """Decoded outputs to one topic since the last call of take(), BudgetRules left out."""
+    taken = [
+        out for out in part.take() if out.topic == topic and not out.key.startswith(b"budget|")
+    ]
     return [decode(out.value)[1] if out.value else None for out in taken]
 
 

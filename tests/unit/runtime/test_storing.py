@@ -110,7 +110,7 @@ def test_the_meter_s_outputs_become_rows_of_their_tables() -> None:
             rows, _ = sink.rows(out.topic, out.partition, [consumed], Position(0))
             for table, batch in rows.items():
                 found[table] = found.get(table, 0) + len(batch)
-    assert found == {"decisions": 1, "budget_states": 1, "decision_lifts": 1, "dead_letters": 1}
+    assert found == {"decisions": 1, "budget_ledgers": 1, "decision_lifts": 1, "dead_letters": 1}
 
 
 def test_windows_tasks_and_producers_are_stored_as_they_were_published() -> None:

@@ -18,12 +18,16 @@ from sluice.wire.schema import schema
 TABLES = {
     "usage_events": "UsageEvent",
     "usage_windows": "WindowRow",
-    "budget_states": "BudgetRow",
+    "budget_ledgers": "BudgetRow",
     "usage_tasks": "TaskRow",
     "usage_sources": "SourceRow",
     "decisions": "Decision",
 }
-AGAIN = "CREATE TABLE IF NOT EXISTS|CREATE OR REPLACE VIEW|ALTER TABLE|DROP TABLE IF EXISTS"
+AGAIN = (
+    "CREATE TABLE IF NOT EXISTS|CREATE OR REPLACE VIEW|ALTER TABLE|DROP TABLE IF EXISTS"
+    # Into a ReplacingMergeTree, where a row that is taken over twice replaces itself.
+    "|INSERT INTO `sluice`.budget_ledgers"
+)
 # A constant that guards the wire format.
 NOT_STORED = {"end_mark"}
 
