@@ -98,3 +98,50 @@ def test_watch_follows_the_control_topic(stack: Stack, blocked: Any) -> None:
     done = stack.sluice("watch", "--kind", "heartbeat", "--seconds", "5")
     assert "usage of partition" in done.stdout
     assert stack.sluice("watch", "--kind", "beat").returncode == 2
+
+
+def test_a_raise_lifts_and_a_rollback_blocks_again(stack: Stack, blocked: Any) -> None:
+    """A raise is a version of its own that ends the block; the version before restores it."""
+    _, file = blocked
+    (ledger,) = asked(stack, "budget", "list", "--scope", SCOPE)
+    assert (ledger["budget_id"], ledger["settled"], ledger["state"]) == ("day", 60_000_000, "block")
+    made = asked(stack, "budget", "raise", "steer", "day", "--scope", SCOPE, "--add", "0.000011",
+                 "--until", "2099-01-01", "--reason", "launch week", "--by", "ann")  # fmt: skip
+    assert (made["limit_before"], made["limit_after"]) == (50_000_000, 61_000_000)
+
+    def state(wanted: str) -> bool:
+        (row,) = asked(stack, "budget", "show", "day", "--policy", "steer", "--scope", SCOPE)
+        return bool(row["state"] == wanted)
+
+    until(lambda: state("ok"), what="the end of the block")
+    changes = asked(stack, "policy", "diff", made["version_before"], made["version"])["changes"]
+    assert {change["path"]: change["after"] for change in changes}[
+        "budgets[day].raises[1].reason"
+    ] == "launch week"
+    rolled = asked(stack, "policy", "rollback", "steer")
+    assert rolled["version"] == made["version_before"]
+    until(lambda: state("block"), what="the block")
+    listed = asked(stack, "policy", "list")
+    places = {v["version"]: v["in_force"] for v in listed if v["policy_id"] == "steer"}
+    assert places == {made["version"]: [], made["version_before"]: [0, 1, 2, 3]}
+    shown = stack.sluice("budget", "show", "day", "--scope", SCOPE).stdout
+    assert "0.000050 USD" in shown and "why it is limited: sluice explain" in shown
+    assert stack.sluice("budget", "show", "year").returncode == 1
+    assert stack.sluice("policy", "diff", str(file), made["version"][:8]).returncode == 0
+
+
+def test_a_shadow_is_published_and_not_obeyed(stack: Stack, blocked: Any) -> None:
+    """Under another id it stands beside what is enforced; under the same one it is refused."""
+    _, file = blocked
+    done = stack.sluice("policy", "shadow", str(file))
+    assert done.returncode == 2 and "--id steer-next" in done.stderr
+    shadow = asked(stack, "policy", "shadow", str(file), "--id", "steer-next")
+    assert shadow["mode"] == "shadow"
+
+    def listed() -> bool:
+        versions = asked(stack, "policy", "list")
+        return any(v["version"] == shadow["version"] and v["in_force"] for v in versions)
+
+    until(listed, what="the shadow in force")
+    assert stack.sluice("policy", "activate", "steer-next", shadow["version"][:6]).returncode == 0
+    assert stack.sluice("policy", "withdraw", "steer-next").returncode == 0

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 
+from sluice.enforcement.policy_budget import SCOPE_FIELDS
+from sluice.enforcement.units import UNITS, shown_amount
 from sluice.errors import ConfigError
-from sluice.money import format_usd, usd
+from sluice.money import usd
 from sluice.wire.scopes import scope_fields
 
-SCOPE_FIELDS = (
-    "tenant_id", "project_id", "end_user_hash", "api_key_hash", "model", "tool_name", "task_id",
-    "region", "pool", "agent_name", "workflow_name",
-)  # fmt: skip
 _MICRO_USD_PUSD = 10**6
+_PER = {unit.ledger_unit: unit.per for unit in UNITS.values()}
 
 
-def amount_text(amount: int | None, unit: str) -> str:
-    """An amount in a ledger's unit; "-" where it was not measured."""
+def amount_text(amount: int | None, ledger_unit: str) -> str:
+    """An amount of a ledger; "-" where it was not measured, a unit that is unknown as it is."""
     if amount is None:
         return "-"
-    return f"{format_usd(amount)} USD" if unit == "pusd" else f"{amount:,} {unit}"
+    if ledger_unit not in _PER:
+        return f"{amount:,} {ledger_unit}"
+    return shown_amount(amount, ledger_unit)
 
 
-def plain_amount(amount: int, unit: str) -> str:
+def plain_amount(amount: int, ledger_unit: str) -> str:
     """An amount as a policy and an option take it; money is rounded up to a micro-dollar."""
-    if unit != "pusd":
-        return str(amount)
-    up = usd(amount).quantize(Decimal("0.000001"), ROUND_CEILING)
-    return f"{up.normalize():f}"
+    if ledger_unit != "pusd":
+        return f"{Decimal(amount) / _PER.get(ledger_unit, 1):f}"
+    return f"{usd(rounded_up(amount, ledger_unit)).normalize():f}"
 
 
 def percent_text(part: int, whole: int) -> str:
@@ -35,9 +35,9 @@ def percent_text(part: int, whole: int) -> str:
     return f"{Decimal(100 * part) / whole:.1f} %" if whole else "100 %"
 
 
-def rounded_up(amount: int, unit: str) -> int:
+def rounded_up(amount: int, ledger_unit: str) -> int:
     """The amount that `plain_amount` shows."""
-    if unit != "pusd":
+    if ledger_unit != "pusd":
         return amount
     return -(-amount // _MICRO_USD_PUSD) * _MICRO_USD_PUSD
 

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from sluice.admission.budget_rule import BudgetRule
 from sluice.steering.amounts import amount_text, touches
-from sluice.steering.control import Standing
+from sluice.steering.control import Standing, read_key
 from sluice.steering.ledgers import LedgerView
-from sluice.wire.scopes import scope_text
 
 
 class Grant(NamedTuple):
@@ -60,15 +59,20 @@ def bounds(
     return [
         bound_of(standing, ledger, loop_delay_us, now)
         for ledger in ledgers
-        if touches(ledger.name.scope, scope) and ledger.period_end > now
+        if touches(ledger.name.scope, scope) and _lasts(ledger, now)
     ]
+
+
+def _lasts(ledger: LedgerView, now: int) -> bool:
+    """Whether its period is not over; one without a calendar goes on for as long as it is used."""
+    return ledger.period in ("rolling", "task") or ledger.period_end > now
 
 
 def bound_of(standing: Standing, ledger: LedgerView, loop_delay_us: int | None, now: int) -> Bound:
     """The bound of one ledger at `now` (µs UTC)."""
     name = ledger.name
     rule = standing.state.budgets.in_force.get((name.policy_id, name.budget_id))
-    grants = tuple(_grants(standing.state.leases.values(), ledger, now))
+    grants = tuple(_grants(standing.state.leases, ledger, now))
     if rule is not None and rule.hard:
         return _hard(ledger, rule, grants)
     return _soft(ledger, rule, grants, loop_delay_us)
@@ -114,10 +118,13 @@ def _soft_sentence(
             f"{delay_us / 1e6:.3f} s until gateways obey")  # fmt: skip
 
 
-def _grants(leases: Iterable[Mapping[str, Any]], ledger: LedgerView, now: int) -> Iterable[Grant]:
-    for lease in leases:
-        fields = {name: value for name, value in lease["scope"].items() if value is not None}
-        named = (lease["policy_id"], lease["budget_id"], scope_text(fields.items()))
-        if named == ledger.name and lease["period"] == ledger.period and now < lease["expires_at"]:
+def _grants(
+    leases: Mapping[bytes, Mapping[str, Any]], ledger: LedgerView, now: int
+) -> Iterable[Grant]:
+    for key, lease in leases.items():
+        named = read_key(key)
+        if named is None or named[1:4] != ledger.name:
+            continue
+        if lease["period"] == ledger.period and now < lease["expires_at"]:
             yield Grant(lease["holder"], lease["source_epoch"], lease["granted_total"],
                         lease["expires_at"])  # fmt: skip

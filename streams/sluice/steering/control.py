@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sluice.admission.control_state import ControlState
 from sluice.settings import Settings
@@ -32,6 +32,27 @@ class Standing:
             self.records.pop(applied.key, None)
         elif value is not None:
             self.records[applied.key] = decode(value)[1]
+
+
+class ControlKey(NamedTuple):
+    """What the key of a decision or a lease names; `rest` is the mode, or the period and holder."""
+
+    kind: str
+    policy_id: str
+    budget_id: str
+    scope: str
+    rest: tuple[str, ...]
+
+
+def read_key(key: bytes) -> ControlKey | None:
+    """The parts of a key of a decision or a lease; None for any other key."""
+    parts = key.decode(errors="replace").split("|")
+    if parts[0] == "decision" and len(parts) >= 6:
+        # Only values of the scope may hold the separator.
+        return ControlKey("decision", parts[1], parts[2], "|".join(parts[4:-1]), (parts[3],))
+    if parts[0] == "lease" and len(parts) >= 7:
+        return ControlKey("lease", parts[1], parts[2], "|".join(parts[3:-3]), tuple(parts[-3:]))
+    return None
 
 
 def read_control(settings: Settings) -> Standing:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from sluice.admission.decision import Decision
 from sluice.admission.sentences import Explained, explain, explained, utc
 from sluice.steering.amounts import amount_text, plain_amount, rounded_up
-from sluice.steering.control import Standing
+from sluice.steering.control import Standing, read_key
 from sluice.steering.ledgers import LedgerName, LedgerView
-from sluice.wire.scopes import scope_text
 
 
 class Told(NamedTuple):
@@ -81,8 +80,9 @@ def _told(
 ) -> Told:
     decision = entry.decision
     record = standing.records[decision.key]
-    name = LedgerName(decision.policy_id, decision.rule_id, scope_text(decision.scope))
-    ways = _ways_out(decision, record, ledgers.get(name), now)
+    key = read_key(decision.key)
+    name = key and LedgerName(key.policy_id, key.budget_id, key.scope)
+    ways = _ways_out(decision, record, ledgers.get(name) if name else None, now)
     return Told(_status(decision, in_force=entry.in_force, now=now), entry.sentence, record,
                 tuple(ways))  # fmt: skip
 

@@ -12,6 +12,7 @@ from sluice.admission.sentences import utc
 from sluice.errors import OutsideError, WireError
 from sluice.settings import Settings
 from sluice.steering.amounts import amount_text
+from sluice.steering.control import read_key
 from sluice.wire.codec import decode
 from sluice.wire.kafka import consumer_config, topics
 from sluice.wire.scan import Scanned, message_as_record
@@ -103,14 +104,19 @@ _TOLD: dict[str, Callable[[Mapping[str, Any]], tuple[str | None, str, str]]] = {
 
 def _lifted(key: bytes) -> tuple[str | None, str, str]:
     """Scope, action and sentence of a tombstone, which only its key describes."""
-    parts = key.decode(errors="replace").split("|")
-    if parts[0] == "decision" and len(parts) >= 5:
-        return parts[4], "lifted", f"policy {parts[1]}, budget {parts[2]}: no decision stands"
-    if parts[0] == "lease" and len(parts) >= 6:
-        return parts[3], "closed", f"{parts[5]} holds nothing of budget {parts[2]} in {parts[4]}"
-    if parts[0] == "budget" and len(parts) >= 4:
-        return None, "withdrawn", f"policy {parts[1]}, budget {parts[2]} in partition {parts[3]}"
-    return None, "lifted", key.decode(errors="replace")
+    named = read_key(key)
+    if named is None:
+        parts = key.decode(errors="replace").split("|")
+        if parts[0] == "budget" and len(parts) == 4:
+            sentence = f"policy {parts[1]}, budget {parts[2]} in partition {parts[3]}"
+            return None, "withdrawn", sentence
+        return None, "lifted", "|".join(parts)
+    if named.kind == "lease":
+        period, holder, _ = named.rest
+        sentence = f"{holder} holds nothing of budget {named.budget_id} in {period}"
+        return named.scope, "closed", sentence
+    sentence = f"policy {named.policy_id}, budget {named.budget_id}: no decision stands"
+    return named.scope, "lifted", sentence
 
 
 def _scope(scope: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ SELECT * REPLACE (
     toUnixTimestamp64Micro(period_end) AS period_end,
     toUnixTimestamp64Micro(exhausted_at) AS exhausted_at,
     toUnixTimestamp64Micro(watermark) AS watermark)
-FROM budget_states FINAL
+FROM budget_ledgers FINAL
 """
 _DECISIONS = """
 SELECT * REPLACE (
@@ -36,15 +36,6 @@ FROM decisions_log WHERE supersedes = {id:String} ORDER BY issued_at LIMIT 1
 _LAG = (
     "SELECT max(p99_us) AS lag_us FROM (SELECT p99_us FROM applied_lag ORDER BY hour DESC LIMIT 24)"
 )
-_ACTIVATIONS = """
-SELECT source_partition, source_offset, id, activated_version,
-    toUnixTimestamp64Micro(activated_at) AS activated_at
-FROM activations FINAL WHERE kind = 'policy'
-ORDER BY activated_at, source_partition, source_offset
-"""
-_POSITIONS = """
-SELECT partition, next_offset FROM sink_positions FINAL WHERE topic = {topic:String}
-"""
 
 
 class Stored:
@@ -74,15 +65,6 @@ class Stored:
         """The 99th percentile from a decision's issue to its application, worst of 24 hours."""
         rows = self._ask(_LAG, {})
         return rows[0]["lag_us"] or None if rows else None
-
-    def activations(self) -> list[dict[str, Any]] | None:
-        """Switches of policies that were stored, oldest first."""
-        return self._ask(_ACTIVATIONS, {})
-
-    def positions(self, topic: str) -> dict[int, int] | None:
-        """Offset up to which each partition of a topic was stored."""
-        rows = self._ask(_POSITIONS, {"topic": topic})
-        return None if rows is None else {row["partition"]: row["next_offset"] for row in rows}
 
     def _ask(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         if self.note is not None:

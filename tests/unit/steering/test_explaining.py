@@ -57,6 +57,11 @@ def view(**over: Any) -> LedgerView:
     return ledger
 
 
+def lease_key(holder: str, period: str = "d", budget: str = "b") -> bytes:
+    """A control key of a lease about acme."""
+    return f"lease|p|{budget}|tenant_id=acme|{period}|{holder}|e1".encode()
+
+
 def blocked(**over: Any) -> tuple[bytes, bytes]:
     """A block of budget b about acme."""
     return key_of("b"), decision(rule_id="b", evidence=EVIDENCE, **over)
@@ -167,8 +172,9 @@ def test_no_raise_is_named_for_another_period() -> None:
 def test_a_hard_budget_is_bound_by_its_limit() -> None:
     """Granted and unsettled is what may be in flight; live leases of the period are listed."""
     topic = standing(
-        (rule_key("b"), budget_rule()), (b"lease|1", lease(granted_total=5)),
-        (b"lease|2", lease(holder="old", expires_at=NOW)), (b"lease|3", lease(period="e")),
+        (rule_key("b"), budget_rule()), (lease_key("gw"), lease(granted_total=5)),
+        (lease_key("old"), lease(holder="old", expires_at=NOW)),
+        (lease_key("gw", "e"), lease(period="e")), (lease_key("gw", budget="c"), lease()),
     )  # fmt: skip
     ledger = view(settled_pusd=USD // 2, reserved_pusd=30, presumed_pusd=7, remaining_pusd=1)
     (bound,) = bounds(topic, [ledger], {"tenant_id": "acme"}, 1000, NOW)
@@ -238,6 +244,7 @@ def test_amounts_for_people() -> None:
     """Money in dollars, shares with a decimal, nothing measured as a dash."""
     assert amount_text(60_000_000, "pusd") == "0.000060 USD"
     assert (amount_text(1234, "tokens"), amount_text(None, "pusd")) == ("1,234 tokens", "-")
+    assert (amount_text(5, "carats"), plain_amount(2_500_000, "gpu_us")) == ("5 carats", "2.5")
     assert (percent_text(6, 5), percent_text(1, 3), percent_text(0, 0)) == (
         "120.0 %", "33.3 %", "100 %",
     )  # fmt: skip

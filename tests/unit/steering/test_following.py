@@ -34,6 +34,7 @@ def line(key: bytes, value: bytes | None) -> Line:
         (key_of(), None, "lifted", "tenant_id=acme", "policy p, budget r: no decision stands"),
         (b"lease|p|b|tenant_id=acme|d|gw|e1", None, "lifted", "tenant_id=acme",
          "gw holds nothing of budget b in d"),
+        (key_of(scope="model=a|b"), None, "lifted", "model=a|b", "no decision stands"),
         (rule_key(), None, "lifted", None, "policy p, budget b in partition 0"),
         (b"\xff", None, "lifted", None, "�"),
         (key_of(), b"garbage", "unreadable", None, "cannot be read: not_single_object"),
