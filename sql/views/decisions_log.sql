@@ -3,6 +3,7 @@ CREATE OR REPLACE VIEW ${database}.decisions_log ${on_cluster} AS
 SELECT
     decision.issued_at AS issued_at,
     decision.scope.tenant_id AS tenant_id,
+    decision.scope.priority AS priority,
     decision.action AS action,
     decision.mode AS mode,
     decision.reason_code AS reason_code,

@@ -269,7 +269,15 @@ def test_decisions_and_their_lifts(writer: Writer, settings: Settings) -> None:
     """Each decision once, with evidence; a tombstone after it says when it was lifted."""
     writer.insert_rows("decisions", [decision(), decision()])
     writer.insert_rows(
-        "decisions", [decision(decision_id="d2", control_offset=8, issued_at=NOON + 9)]
+        "decisions",
+        [
+            decision(
+                decision_id="d2",
+                control_offset=8,
+                issued_at=NOON + 9,
+                scope=decision()["scope"] | {"priority": "batch"},
+            )
+        ],
     )
     lift = {
         "source_partition": 0,
@@ -278,10 +286,11 @@ def test_decisions_and_their_lifts(writer: Writer, settings: Settings) -> None:
         "published_at": NOON + 4,
     }
     writer.insert_rows("decision_lifts", [lift])
-    sql = "SELECT decision_id, tenant_id, observed, threshold, lifted_at FROM decisions_log"
+    sql = "SELECT decision_id, priority, observed, threshold, lifted_at FROM decisions_log"
     assert rows(settings, sql) == [
-        {"decision_id": "d2", "tenant_id": "t", "observed": 12, "threshold": 10, "lifted_at": None},
-        {"decision_id": "d1", "tenant_id": "t", "observed": 12, "threshold": 10,
+        {"decision_id": "d2", "priority": "batch", "observed": 12, "threshold": 10,
+         "lifted_at": None},
+        {"decision_id": "d1", "priority": None, "observed": 12, "threshold": 10,
          "lifted_at": "2027-01-15 08:00:00.000004"},
     ]  # fmt: skip
     sql = "SELECT params.burst, lease.lease_id FROM decisions WHERE decision_id = 'd2'"

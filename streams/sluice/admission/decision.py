@@ -24,7 +24,7 @@ CONDITIONS = frozenset({"allow_with_caps", "degrade", "queue", "isolate"})
 CONTROL_STALE = "CONTROL_STALE"
 SCOPE_FIELDS = (
     "tenant_id", "project_id", "end_user_hash", "api_key_hash", "model", "tool_name", "task_id",
-    "region", "pool",
+    "region", "pool", "priority",
 )  # fmt: skip
 
 _ON_EXPIRY = frozenset({"open", "closed", "keep", "safe_limit"})

@@ -95,6 +95,7 @@ def fields_of(request: AdmissionRequest, verdict: Verdict) -> dict[str, Any]:
         "request_model": request.model or "", "tool_name": request.tool_name,
         "task_id": request.task_id, "end_user_hash": request.end_user_hash,
         "api_key_hash": request.api_key_hash, "region": request.region, "pool": request.pool,
+        "priority": verdict.caps.priority or request.priority,
         "estimated_cost_pusd": request.estimated_cost_pusd,
         "max_output_tokens": _least(request.max_output_tokens, verdict.caps.max_tokens),
         "decision_id": verdict.decision_id, "policy_version": verdict.policy_version,

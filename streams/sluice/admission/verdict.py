@@ -30,6 +30,7 @@ class AdmissionRequest:
     api_key_hash: str | None = None
     region: str | None = None
     pool: str | None = None
+    priority: str = "standard"
     estimated_cost_pusd: int | None = None
     max_output_tokens: int | None = None
 

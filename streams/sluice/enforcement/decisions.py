@@ -6,6 +6,7 @@ the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -31,9 +32,37 @@ class Cause:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a decision says, whatever led to it.
+
+    `scope` and `params` are the fields that are not null; `identity` tells it from every other
+    decision of the same record.
+    """
+
+    rule_id: str
+    scope: Mapping[str, str]
+    action: str
+    params: Mapping[str, Any]
+    reason_code: str
+    reason: str
+    evidence: Mapping[str, Any]
+    sequence: int
+    expires_at: int
+    on_expiry: str
+    retry_after_ms: int | None
+    supersedes: str | None
+    identity: tuple[str, ...]
+
+
 def control_key(policy: Policy, key: LedgerKey) -> bytes:
     """Compaction key: the newest decision of a budget about a scope replaces the one before."""
-    return f"decision|{policy.policy_id}|{key.budget_id}|{policy.mode}|{key.scope}|".encode()
+    return decision_key(policy, key.budget_id, key.scope)
+
+
+def decision_key(policy: Policy, rule_id: str, scope: str) -> bytes:
+    """Compaction key of the decisions of a rule about a scope, as BudgetRow.scope."""
+    return f"decision|{policy.policy_id}|{rule_id}|{policy.mode}|{scope}|".encode()
 
 
 def decide(
@@ -42,37 +71,56 @@ def decide(
     """The decision for the rung that the ledger stands on; rung 0 allows again."""
     rule = budget.rules[ledger.rung - 1] if ledger.rung else None
     action = rule.action if rule else "allow"
-    expires_at = ends_at(ledger, budget) if rule else cause.time + ALLOW_US
+    return record_of(policy, cause, Content(
+        rule_id=budget.budget_id,
+        scope={**budget.where, **scope_fields(key.scope)},
+        action=action,
+        params=_params(rule),
+        reason_code=_reason_code(rule),
+        reason=_reason(budget, key, ledger, rule),
+        evidence=_evidence(ledger, rule, key, cause),
+        # Two decisions about a scope at one offset, such as an end of a raise and a charge.
+        sequence=max(cause.offset, ledger.sequence + 1),
+        expires_at=ends_at(ledger, budget) if rule else cause.time + ALLOW_US,
+        on_expiry=budget.on_expiry if rule else "open",
+        retry_after_ms=_retry_after_ms(rule, ledger, cause.time),
+        supersedes=ledger.decision_id,
+        identity=tuple(key),
+    ))  # fmt: skip
+
+
+def record_of(policy: Policy, cause: Cause, content: Content) -> dict[str, Any]:
+    """A Decision as it goes on the wire; its id is the same in every replay of the same input."""
     return {
-        "decision_id": _decision_id(policy, key, cause, action),
+        "decision_id": _decision_id(policy, content, cause),
         "kind": "decision",
         "policy_id": policy.policy_id,
-        "rule_id": budget.budget_id,
+        "rule_id": content.rule_id,
         "policy_version": policy.version,
-        "scope": {**budget.where, **scope_fields(key.scope)},
-        "action": action,
-        "params": _params(rule),
+        "scope": dict(content.scope),
+        "action": content.action,
+        "params": dict(content.params),
         "mode": policy.mode,
-        "reason_code": _reason_code(rule),
-        "reason": _reason(budget, key, ledger, rule),
-        "evidence": _evidence(ledger, rule, key, cause),
+        "reason_code": content.reason_code,
+        "reason": content.reason,
+        "evidence": dict(content.evidence),
         "epoch": cause.epoch,
-        # Two decisions about a scope at one offset, such as an end of a raise and a charge.
-        "sequence": max(cause.offset, ledger.sequence + 1),
+        "sequence": content.sequence,
         "issued_at": cause.time,
         "effective_at": cause.time,
-        "expires_at": expires_at,
-        "on_expiry": budget.on_expiry if rule else "open",
-        "retry_after_ms": _retry_after_ms(rule, ledger, cause.time),
+        "expires_at": content.expires_at,
+        "on_expiry": content.on_expiry,
+        "retry_after_ms": content.retry_after_ms,
         "lease": None,
-        "supersedes": ledger.decision_id,
+        "supersedes": content.supersedes,
         "trace_id": None,
         "signature": None,
     }
 
 
-def _decision_id(policy: Policy, key: LedgerKey, cause: Cause, action: str) -> str:
-    identity = (*key, policy.version, action, str(cause.partition), str(cause.offset))
+def _decision_id(policy: Policy, content: Content, cause: Cause) -> str:
+    place = (str(cause.partition), str(cause.offset))
+    identity = (*content.identity, policy.version, content.action, *place)
     return str(UUID(bytes=blake2b("\x1f".join(identity).encode(), digest_size=16).digest()))
 
 
@@ -112,7 +160,7 @@ def _within(budget: Budget, key: LedgerKey) -> str:
 def _consequence(budget: Budget, rule: Rule | None, ledger: Ledger) -> str:
     if rule is None:
         return "requests are admitted again"
-    until = f"until {_utc(ends_at(ledger, budget))}"
+    until = f"until {utc(ends_at(ledger, budget))}"
     if budget.rolling_us is not None:
         until += " at the latest"
     if rule.action == "rate_limit":
@@ -126,8 +174,13 @@ def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -
         "observed": ledger.settled,
         "limit": threshold(ledger, rule) if rule else ledger.limit,
         "unit": ledger.unit,
-        "offsets": [{"partition": cause.partition, "offset": cause.offset}],
+        "offsets": offsets_of(cause),
     }
+
+
+def offsets_of(cause: Cause) -> list[dict[str, int]]:
+    """The place of a decision's cause, as evidence names it."""
+    return [{"partition": cause.partition, "offset": cause.offset}]
 
 
 def _retry_after_ms(rule: Rule | None, ledger: Ledger, time: int) -> int | None:
@@ -138,5 +191,6 @@ def _retry_after_ms(rule: Rule | None, ledger: Ledger, time: int) -> int | None:
     return max(0, (ledger.period_end - time) // 1000)
 
 
-def _utc(instant: int) -> str:
+def utc(instant: int) -> str:
+    """An instant for people, to the second."""
     return datetime.fromtimestamp(instant / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

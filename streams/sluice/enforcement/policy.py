@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sluice.enforcement.policy_budget import Budget, Ident, Raise, Rule, Strict
+from sluice.enforcement.policy_ladder import BudgetLadder, RiskLadder
 
 __all__ = ["Budget", "Policy", "Raise", "Rule"]
 
@@ -20,6 +27,8 @@ class Policy(Strict):
     policy_id: Ident
     mode: Literal["enforce", "shadow"] = "enforce"
     budgets: Annotated[tuple[Budget, ...], Field(min_length=1)]
+    ladder: BudgetLadder | None = None
+    risk: RiskLadder | None = None
 
     @field_validator("budgets")
     @classmethod
@@ -30,6 +39,28 @@ class Policy(Strict):
         for budget in value:
             _check_parent(budget, {b.budget_id: b for b in value})
         return value
+
+    @model_validator(mode="after")
+    def _budgets_of_tenants(self) -> Policy:
+        for rule in self.ladder.rules if self.ladder else ():
+            if rule.budget_id is None:
+                continue
+            budget = self.by_id.get(rule.budget_id)
+            if budget is None:
+                raise ValueError(f"ladder rule {rule.rule_id}: no budget {rule.budget_id!r}")
+            if budget.scope != ("tenant_id",) or budget.where or budget.period == "task":
+                raise ValueError(
+                    f"ladder rule {rule.rule_id}: budget {rule.budget_id} is not one of all that "
+                    "a tenant spends in a period"
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Sections that are left out are not named, so that older policies keep their version."""
+        content: dict[str, Any] = handler(self)
+        empty = {name for name in ("ladder", "risk") if content[name] is None}
+        return {name: value for name, value in content.items() if name not in empty}
 
     @cached_property
     def by_id(self) -> dict[str, Budget]:

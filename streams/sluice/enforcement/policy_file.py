@@ -9,12 +9,22 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from sluice.enforcement.ladder import Rung
+from sluice.enforcement.ladder_sentences import consequence
 from sluice.enforcement.policy import Budget, Policy, Raise, Rule
+from sluice.enforcement.policy_ladder import PRIORITIES, RANK, Section, SignalRule
 from sluice.enforcement.units import shown_amount
 from sluice.errors import ConfigError
 
 Path = tuple[str | int, ...]
-_NAMES = {*Policy.model_fields, *Budget.model_fields, *Rule.model_fields, *Raise.model_fields}
+_WHO = {
+    ("tenant_id",): "tenant",
+    ("task_id", "tenant_id"): "task",
+    ("pool", "tenant_id"): "tenant in a pool",
+    ("pool", "region"): "pool in a region",
+}
+_MODELS = (Policy, Budget, Rule, Raise, Section, SignalRule)
+_NAMES = {name for model in _MODELS for name in model.model_fields}
 # Their values are read as they are written: an amount must not become a binary fraction.
 _TEXTS = frozenset({"limit", "limits", "add", "where", "rolling"})
 
@@ -73,7 +83,27 @@ def _follows(error: Any) -> bool:
 def explain(policy: Policy) -> list[str]:
     """What a policy does, one plain sentence per hard budget and per rule."""
     effect = "" if policy.mode == "enforce" else " (shadow: published, never obeyed)"
-    return [line + effect for budget in policy.budgets for line in _sentences(budget)]
+    limits = [line for budget in policy.budgets for line in _sentences(budget)]
+    sections = [section for section in (policy.ladder, policy.risk) if section is not None]
+    rungs = [_rung(section, rule) for section in sections for rule in section.rules]
+    return [line + effect for line in limits + rungs]
+
+
+def _rung(section: Section, rule: SignalRule) -> str:
+    """One rule of a ladder; ceilings are named where they take priorities out."""
+    meant = [
+        priority
+        for priority in PRIORITIES
+        if priority in rule.priorities
+        and RANK[rule.action] <= RANK[getattr(section.ceilings, priority)]
+    ]
+    budget = f" of budget {rule.budget_id}" if rule.budget_id else ""
+    then = consequence(Rung(rule.action, rule.said(), rule.priorities))
+    whose = "all" if len(meant) == len(PRIORITIES) else " and ".join(meant) or "no"
+    return (
+        f"where {rule.signal}{budget} of a {_WHO[rule.kind.scope]} stays at {rule.at:f} or above "
+        f"for {section.hold_s} s, {whose} requests are {then}"
+    )
 
 
 def _sentences(budget: Budget) -> Iterator[str]:

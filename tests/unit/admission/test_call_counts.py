@@ -25,7 +25,7 @@ def test_an_untouched_call_measures_only_its_time(bench: Bench) -> None:
         "pool": "p", "estimated_cost_pusd": 9, "max_output_tokens": 500, "provider_name": "openai",
         "operation_name": "chat", "stream": True, "conversation_id": "c", "step": 0, "depth": 0,
         "started_at": NOW, "occurred_at": NOW + 1500, "latency_us": 1500, "outcome": "ok",
-        "usage_source": "estimated",
+        "usage_source": "estimated", "priority": "standard",
     }  # fmt: skip
     assert not {"net_in_bytes", "net_out_bytes", "io_read_bytes"} & bench.event.keys()
 

@@ -214,6 +214,8 @@ def test_a_rate_limit_without_burst_lets_one_second_through_at_once() -> None:
         ({"tenant_id": "other"}, False),
         ({"model": "m1"}, True),
         ({"tenant_id": "acme", "task_id": "t"}, False),
+        ({"tenant_id": "acme", "priority": "standard"}, True),
+        ({"tenant_id": "acme", "priority": "batch"}, False),
     ],
 )
 def test_a_decision_meets_requests_of_its_scope(scope: dict[str, str], meets: bool) -> None:
