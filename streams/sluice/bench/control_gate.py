@@ -1,7 +1,7 @@
 """Controllers for the simulation of control: no limit, a fixed limit, a fair queue at a rate.
 
-A queue and a law of rates are parts that can be changed: anything of the shape of `Turns` and `Law`
-does, such as the queue of admission points and the rates that enforcement grants.
+The law of rates is the one by which enforcement grants them. The queue is a part that can be
+changed: anything of the shape of `Turns` does.
 """
 
 from __future__ import annotations
@@ -12,22 +12,17 @@ from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from sluice.bench.control_server import Job
+from sluice.enforcement.signals.rates import next_rate
+from sluice.enforcement.signals.signal import PPM
 
-PPM = 1_000_000
 _MINUTE_US = 60_000_000
-
-
-class Ticket(Protocol):
-    """A place in a queue."""
-
-    tenant_id: str
 
 
 class Turns(Protocol):
     """Who goes next; times in µs."""
 
     def join(self, priority: str, tenant_id: str, now: int, /) -> Any:
-        """A Ticket at the end of its tenant's line."""
+        """A ticket at the end of its tenant's line."""
 
     def leave(self, ticket: Any, /) -> None:
         """Take a ticket out that will not be used."""
@@ -139,15 +134,6 @@ def _within_a_minute(times: deque[int], now_us: int) -> int:
     return len(times)
 
 
-def aimd(rate: int, pressure_ppm: int, /, *, entitled: int, floor: int) -> int:
-    """Down to 0.7 of the rate under pressure, up by a twentieth of the most well below it."""
-    if pressure_ppm > PPM:
-        rate = rate * 7 // 10
-    elif pressure_ppm < PPM * 8 // 10:
-        rate += max(1, entitled // 20)
-    return min(entitled, max(floor, rate))
-
-
 class Pace(NamedTuple):
     """How a gate lets through: rates a minute, the server's wait that is too long, a time-out, µs.
 
@@ -165,7 +151,7 @@ class FairGate(NoLimit):
     """A queue at the gateway, let through at a rate that follows how long the server lets wait."""
 
     def __init__(
-        self, pace: Pace, turns: Callable[[], Turns] = LeastServed, law: Law = aimd
+        self, pace: Pace, turns: Callable[[], Turns] = LeastServed, law: Law = next_rate
     ) -> None:
         super().__init__()
         self._pace = pace

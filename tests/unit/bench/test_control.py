@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.bench.control import heavy_tenants, measured, run
-from sluice.bench.control_gate import FairGate, FixedLimit, LeastServed, NoLimit, Pace, aimd
+from sluice.bench.control_gate import FairGate, FixedLimit, LeastServed, NoLimit, Pace
 from sluice.bench.control_server import (
     Controller,
     Course,
@@ -111,15 +111,6 @@ def test_who_was_served_least_goes_next() -> None:
     turns.leave(heavy[1])
     assert turns.pop(2) is heavy[2]
     assert turns.pop(3) is None
-
-
-def test_the_rate_falls_by_a_factor_and_grows_in_steps() -> None:
-    """Within its bounds; between calm and pressure it stays."""
-    bounds = {"entitled": 200, "floor": 50}
-    assert aimd(100, 1_000_001, **bounds) == 70
-    assert aimd(100, 900_000, **bounds) == 100
-    assert aimd(100, 100_000, **bounds) == 110
-    assert (aimd(60, 9_000_000, **bounds), aimd(199, 0, **bounds)) == (50, 200)
 
 
 def test_a_controller_that_keeps_jobs_is_an_error() -> None:
