@@ -57,14 +57,15 @@ def _explain_scope(settings: Settings, text: str, *, as_json: bool) -> None:
     from sluice.steering.amounts import read_scope
     from sluice.steering.bounds import bounds
     from sluice.steering.control import read_control
-    from sluice.steering.explaining import tell_scope
+    from sluice.steering.explaining import known, tell_scope
     from sluice.steering.reading import read_ledgers
     from sluice.steering.stored import Stored
+    from sluice.steering.versions import read_versions
 
     scope, stored, now = read_scope(text), Stored(settings), time.time_ns() // 1000
     standing = read_control(settings)
     ledgers = read_ledgers(settings, stored, scope.get("tenant_id")).current()
-    told = tell_scope(standing, ledgers, scope, now)
+    told = tell_scope(known(standing, ledgers, read_versions(settings)), scope, now)
     found = bounds(standing, ledgers, scope, stored.loop_delay_us(), now)
     history = stored.decisions(tenant_id=scope.get("tenant_id", ""))
     if as_json:
@@ -79,13 +80,15 @@ def _explain_scope(settings: Settings, text: str, *, as_json: bool) -> None:
 
 def _explain_decision(settings: Settings, decision_id: str, *, as_json: bool) -> None:
     from sluice.steering.control import read_control
-    from sluice.steering.explaining import tell_decision, tell_stored
+    from sluice.steering.explaining import known, tell_decision, tell_stored
     from sluice.steering.reading import read_ledgers
     from sluice.steering.stored import Stored
+    from sluice.steering.versions import read_versions
 
     stored, now = Stored(settings), time.time_ns() // 1000
     ledgers = read_ledgers(settings, stored).current()
-    told = tell_decision(read_control(settings), ledgers, decision_id, now)
+    of = known(read_control(settings), ledgers, read_versions(settings))
+    told = tell_decision(of, decision_id, now)
     if told is None:
         rows = stored.decisions(decision_id=decision_id, most=1)
         told = tell_stored(rows[0], stored.successor(decision_id), now) if rows else None

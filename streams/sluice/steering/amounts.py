@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from sluice.enforcement.policy_budget import SCOPE_FIELDS
+from sluice.enforcement.policy_budget import SCOPE_FIELDS as LEDGER_FIELDS
 from sluice.enforcement.units import UNITS, shown_amount
 from sluice.errors import ConfigError
 from sluice.money import usd
 from sluice.wire.scopes import scope_fields
 
+# Decisions of ladders are about one priority; no ledger is.
+SCOPE_FIELDS = (*LEDGER_FIELDS, "priority")
 _MICRO_USD_PUSD = 10**6
 _PER = {unit.ledger_unit: unit.per for unit in UNITS.values()}
 
 
 def amount_text(amount: int | None, ledger_unit: str) -> str:
-    """An amount of a ledger; "-" where it was not measured, a unit that is unknown as it is."""
+    """An amount of a ledger or a signal; "-" where it was not measured."""
     if amount is None:
         return "-"
-    if ledger_unit not in _PER:
-        return f"{amount:,} {ledger_unit}"
-    return shown_amount(amount, ledger_unit)
+    if ledger_unit in _PER:
+        return shown_amount(amount, ledger_unit)
+    if ledger_unit == "ppm":
+        return f"{Decimal(amount) / 10_000:,.1f} %"
+    if ledger_unit == "us":
+        return f"{Decimal(amount) / 1_000_000:,.3f} s"
+    return f"{amount:,} {ledger_unit}"
 
 
 def plain_amount(amount: int, ledger_unit: str) -> str:

@@ -8,9 +8,14 @@ from typing import Any, NamedTuple
 
 from sluice.admission.decision import Decision
 from sluice.admission.sentences import Explained, explain, explained, utc
+from sluice.enforcement.policy import Policy
+from sluice.enforcement.policy_ladder import BudgetLadder, RiskLadder, Section
 from sluice.steering.amounts import amount_text, plain_amount, rounded_up
 from sluice.steering.control import Standing, read_key
 from sluice.steering.ledgers import LedgerName, LedgerView
+from sluice.steering.versions import Published
+
+_SECTIONS = (BudgetLadder.name, RiskLadder.name)
 
 
 class Told(NamedTuple):
@@ -38,23 +43,33 @@ class Told(NamedTuple):
                 "ended_by": self.ended_by}  # fmt: skip
 
 
-def tell_scope(
-    standing: Standing, ledgers: Iterable[LedgerView], scope: dict[str, str], now: int
-) -> list[Told]:
+class Known(NamedTuple):
+    """What explains decisions beside their own words: the control topic, ledgers, policies."""
+
+    standing: Standing
+    ledgers: Mapping[LedgerName, LedgerView]
+    policies: Mapping[tuple[str, str], Policy]
+
+
+def known(
+    standing: Standing, ledgers: Iterable[LedgerView] = (), versions: Iterable[Published] = ()
+) -> Known:
+    """Ledgers by name, policies by id and version."""
+    policies = {(policy.policy_id, policy.version): policy for policy, _ in versions}
+    return Known(standing, {ledger.name: ledger for ledger in ledgers}, policies)
+
+
+def tell_scope(of: Known, scope: dict[str, str], now: int) -> list[Told]:
     """Every decision that can meet a request of `scope`, strictest first, shadow ones last."""
-    by_name = {ledger.name: ledger for ledger in ledgers}
-    found = explain(standing.state.decisions.values(), scope, now)
-    return [_told(standing, entry, by_name, now) for entry in found]
+    found = explain(of.standing.state.decisions.values(), scope, now)
+    return [_told(of, entry, now) for entry in found]
 
 
-def tell_decision(
-    standing: Standing, ledgers: Iterable[LedgerView], decision_id: str, now: int
-) -> Told | None:
+def tell_decision(of: Known, decision_id: str, now: int) -> Told | None:
     """The decision of that id, if the control topic still holds it."""
-    by_name = {ledger.name: ledger for ledger in ledgers}
-    for decision in standing.state.decisions.values():
+    for decision in of.standing.state.decisions.values():
         if decision.decision_id == decision_id:
-            return _told(standing, explained(decision, now), by_name, now)
+            return _told(of, explained(decision, now), now)
     return None
 
 
@@ -75,16 +90,11 @@ def tell_stored(row: Mapping[str, Any], successor: Mapping[str, Any] | None, now
     return Told(status, sentence, row, (), ended_at, ended_by)
 
 
-def _told(
-    standing: Standing, entry: Explained, ledgers: Mapping[LedgerName, LedgerView], now: int
-) -> Told:
+def _told(of: Known, entry: Explained, now: int) -> Told:
     decision = entry.decision
-    record = standing.records[decision.key]
-    key = read_key(decision.key)
-    name = key and LedgerName(key.policy_id, key.budget_id, key.scope)
-    ways = _ways_out(decision, record, ledgers.get(name) if name else None, now)
-    return Told(_status(decision, in_force=entry.in_force, now=now), entry.sentence, record,
-                tuple(ways))  # fmt: skip
+    record = of.standing.records[decision.key]
+    status = _status(decision, in_force=entry.in_force, now=now)
+    return Told(status, entry.sentence, record, tuple(_ways_out(of, decision, record, now)))
 
 
 def _status(decision: Decision, *, in_force: bool, now: int) -> str:
@@ -95,18 +105,31 @@ def _status(decision: Decision, *, in_force: bool, now: int) -> str:
     return "not_yet" if now < decision.starts_at else "expired"
 
 
-def _ways_out(
-    decision: Decision, record: Mapping[str, Any], ledger: LedgerView | None, now: int
-) -> Iterable[str]:
+def _ways_out(of: Known, decision: Decision, record: Mapping[str, Any], now: int) -> Iterable[str]:
     """What would end a decision, the mildest first; nothing where it limits nothing."""
     if decision.shadow or decision.published_action == "allow":
         return
-    if now < decision.expires_at:
+    policy = of.policies.get((decision.policy_id, decision.policy_version))
+    if decision.rule_id in _SECTIONS:
+        section = None if policy is None else getattr(policy, decision.rule_id)
+        yield _easing(section, record["evidence"])
+    elif now < decision.expires_at:
         yield _expiry(decision)
+    key = read_key(decision.key)
+    ledger = of.ledgers.get(LedgerName(*key[1:4])) if key else None
     raised = None if ledger is None else _raise(decision, record, ledger)
     if raised is not None:
         yield raised
     yield f"taking the policy out of force: sluice policy withdraw {decision.policy_id}"
+
+
+def _easing(section: Section | None, evidence: Mapping[str, Any]) -> str:
+    """A decision of a ladder is renewed for as long as its signal lasts."""
+    if section is None:
+        return "its signal staying low; until then it is renewed before it ends"
+    below = amount_text(int(section.exit * evidence["limit"]), evidence["unit"])
+    return (f"its signal staying below {below} for {section.keep_s} s, then a rung less every "
+            f"{section.dwell_s} s; until then it is renewed before it ends")  # fmt: skip
 
 
 def _expiry(decision: Decision) -> str:

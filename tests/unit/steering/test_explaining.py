@@ -18,6 +18,7 @@ from tests.unit.admission.messages import (
     rule_key,
 )
 
+from sluice.enforcement.policy_file import load_policy
 from sluice.errors import ConfigError
 from sluice.steering.amounts import (
     amount_text,
@@ -28,8 +29,15 @@ from sluice.steering.amounts import (
 )
 from sluice.steering.bounds import bounds
 from sluice.steering.control import Standing
-from sluice.steering.explaining import needed_raise, tell_decision, tell_scope, tell_stored
+from sluice.steering.explaining import (
+    known,
+    needed_raise,
+    tell_decision,
+    tell_scope,
+    tell_stored,
+)
 from sluice.steering.ledgers import LedgerName, Ledgers, LedgerView
+from sluice.steering.versions import Published
 
 USD = 10**12
 ROW: dict[str, Any] = {
@@ -69,7 +77,7 @@ def blocked(**over: Any) -> tuple[bytes, bytes]:
 
 def test_a_block_is_told_with_evidence_and_ways_out() -> None:
     """The sentence, the numbers, the end, the raise that would lift it, the withdrawal."""
-    (told,) = tell_scope(standing(blocked()), [view()], {"tenant_id": "acme"}, NOW)
+    (told,) = tell_scope(known(standing(blocked()), [view()]), {"tenant_id": "acme"}, NOW)
     assert told.status == "in_force"
     assert "block for tenant_id=acme, until 2027-01-15 09:00:00 UTC" in told.sentence
     assert told.as_dict()["evidence"]["observed"] == 2 * USD
@@ -89,7 +97,7 @@ def test_a_block_is_told_with_evidence_and_ways_out() -> None:
 )
 def test_what_does_not_end_by_itself_says_so(on_expiry: str, said: str) -> None:
     """A decision that outlives its expiry never promises to end then."""
-    (told,) = tell_scope(standing(blocked(on_expiry=on_expiry)), [], {}, NOW)
+    (told,) = tell_scope(known(standing(blocked(on_expiry=on_expiry))), {}, NOW)
     assert said in told.ways_out[0]
     assert "ends by itself" not in told.ways_out[0].replace("does not end by itself", "")
 
@@ -98,10 +106,10 @@ def test_other_scopes_and_lifted_decisions_are_not_told() -> None:
     """A decision about another tenant does not touch the scope; a tombstone takes one away."""
     topic = standing(blocked(), (key_of("x", "tenant_id=other"),
                                  decision(scope={"tenant_id": "other"})))  # fmt: skip
-    assert len(tell_scope(topic, [], {"tenant_id": "acme"}, NOW)) == 1
-    assert len(tell_scope(topic, [], {}, NOW)) == 2
+    assert len(tell_scope(known(topic), {"tenant_id": "acme"}, NOW)) == 1
+    assert len(tell_scope(known(topic), {}, NOW)) == 2
     topic.take(0, key_of("b"), None, NOW)
-    assert tell_scope(topic, [], {"tenant_id": "acme"}, NOW) == []
+    assert tell_scope(known(topic), {"tenant_id": "acme"}, NOW) == []
     assert key_of("b") not in topic.records
 
 
@@ -109,17 +117,44 @@ def test_shadow_and_expired_ones_are_told_as_such() -> None:
     """Neither limits anything, so nothing has to lift them."""
     shadow = key_of("b", mode="shadow"), decision(mode="shadow")
     old = key_of("c"), decision(rule_id="c", expires_at=NOW - 1, effective_at=NOW - 2)
-    told = tell_scope(standing(shadow, old), [], {}, NOW)
+    told = tell_scope(known(standing(shadow, old)), {}, NOW)
     assert [entry.status for entry in told] == ["expired", "shadow"]
     assert told[1].ways_out == ()
+
+
+LADDER = """
+policy_id: p
+budgets:
+  - {budget_id: b, scope: [tenant_id], unit: usd, limit: "1", period: day,
+     rules: [{rule_id: stop, at: 100%, action: block}]}
+risk:
+  keep_s: 120
+  dwell_s: 30
+  rules: [{rule_id: deep, signal: depth, at: 12, action: preempt}]
+"""
+
+
+def test_a_rung_of_a_ladder_is_lifted_by_its_signal() -> None:
+    """With the policy at hand the threshold and the times are told; it never promises an end."""
+    policy = load_policy(LADDER, "p")
+    evidence = EVIDENCE | {"observed": 2_000_000, "limit": 1_500_000, "unit": "ppm"}
+    topic = standing((key_of("risk"), decision(rule_id="risk", evidence=evidence,
+                                               policy_version=policy.version)))  # fmt: skip
+    (told,) = tell_scope(known(topic, [], [Published(policy, 1)]), {}, NOW)
+    assert told.ways_out[0] == (
+        "its signal staying below 120.0 % for 120 s, then a rung less every 30 s; until then it "
+        "is renewed before it ends"
+    )
+    (unknown,) = tell_scope(known(topic), {}, NOW)
+    assert unknown.ways_out[0].startswith("its signal staying low")
 
 
 def test_a_decision_is_found_by_its_id() -> None:
     """Only the one that stands; an unknown id is None."""
     topic = standing(blocked())
-    told = tell_decision(topic, [view()], "id-block", NOW)
+    told = tell_decision(known(topic, [view()]), "id-block", NOW)
     assert told is not None and told.status == "in_force"
-    assert tell_decision(topic, [], "id-other", NOW) is None
+    assert tell_decision(known(topic), "id-other", NOW) is None
 
 
 STORED: dict[str, Any] = {
@@ -244,6 +279,7 @@ def test_amounts_for_people() -> None:
     """Money in dollars, shares with a decimal, nothing measured as a dash."""
     assert amount_text(60_000_000, "pusd") == "0.000060 USD"
     assert (amount_text(1234, "tokens"), amount_text(None, "pusd")) == ("1,234 tokens", "-")
+    assert (amount_text(1_234_000, "ppm"), amount_text(1_500_000, "us")) == ("123.4 %", "1.500 s")
     assert (amount_text(5, "carats"), plain_amount(2_500_000, "gpu_us")) == ("5 carats", "2.5")
     assert (percent_text(6, 5), percent_text(1, 3), percent_text(0, 0)) == (
         "120.0 %", "33.3 %", "100 %",
