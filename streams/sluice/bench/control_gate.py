@@ -1,7 +1,7 @@
 """Controllers for the simulation of control: no limit, a fixed limit, a fair queue at a rate.
 
-The law of rates is the one by which enforcement grants them. The queue is a part that can be
-changed: anything of the shape of `Turns` does.
+The law of rates is the one by which enforcement grants them. The queue is the benchmark's own and a
+part that can be changed: anything of the shape of `Turns` does.
 """
 
 from __future__ import annotations

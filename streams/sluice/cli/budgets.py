@@ -14,8 +14,8 @@ from sluice.cli.common import (
     Json,
     instant,
     print_json,
+    reachable,
     say,
-    settings_of,
     table,
 )
 
@@ -42,7 +42,7 @@ def list_budgets(
 
     Example: sluice budget list --scope tenant_id=acme
     """
-    found = _ledgers(settings_of(dir), None, scope, policy)
+    found = _ledgers(reachable(dir), None, scope, policy)
     if as_json:
         print_json([ledger.as_dict() for ledger in found])
     else:
@@ -60,7 +60,7 @@ def show(
 
     Example: sluice budget show tenant-month --scope tenant_id=acme
     """
-    found = _ledgers(settings_of(dir), budget_id, scope, policy)
+    found = _ledgers(reachable(dir), budget_id, scope, policy)
     if as_json:
         print_json([ledger.as_dict() for ledger in found])
     else:
@@ -151,7 +151,7 @@ def raise_budget(
     from sluice.steering.versions import current, raised, read_versions
     from sluice.wire.scopes import scope_text
 
-    settings = settings_of(dir)
+    settings = reachable(dir)
     if "=" in scope:
         scope = scope_text(read_scope(scope).items())
     policy = current(read_versions(settings), policy_id)

@@ -30,6 +30,8 @@ _WIDE = None if sys.stdout.isatty() else 240
 console = Console(width=_WIDE)
 errors = Console(stderr=True)
 
+_BROKER_S = 5.0
+
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_AWAY = 75
@@ -46,6 +48,15 @@ def text_of(file: Path) -> str:
 def settings_of(dir: Path | None) -> Settings:
     """Settings of the stack that the command is about."""
     return load_settings(dir)
+
+
+def reachable(dir: Path | None) -> Settings:
+    """Settings of a stack whose broker answers; OutsideError names its address otherwise."""
+    from sluice.wire.kafka import wait_for_broker
+
+    settings = settings_of(dir)
+    wait_for_broker(settings, _BROKER_S)
+    return settings
 
 
 def tell(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sluice.cli.common import EXIT_NO, Dir, Json, print_json, say, settings_of, table
+from sluice.cli.common import EXIT_NO, Dir, Json, print_json, reachable, say, table
 from sluice.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def explain(
     """
     if (decision_id is None) == (scope is None):
         raise ConfigError("give either a decision's id or --scope tenant_id=acme")
-    settings = settings_of(dir)
+    settings = reachable(dir)
     if decision_id is not None:
         _explain_decision(settings, decision_id, as_json=as_json)
     else:
@@ -156,7 +156,7 @@ def _show_history(history: list[dict[str, Any]] | None, note: str | None) -> Non
     elif history:
         rows = [(utc(row["issued_at"]), row["action"], row["mode"], row["reason"])
                 for row in history]  # fmt: skip
-        table("Decisions before, newest first", ("issued", "action", "mode", "reason"), rows)
+        table("Decisions so far, newest first", ("issued", "action", "mode", "reason"), rows)
 
 
 def watch(
@@ -189,7 +189,7 @@ def watch(
         raise ConfigError(f"--kind {unknown[0]} is none of {', '.join(ALL_KINDS)}")
     wanted = read_scope(scope or "")
     try:
-        for line in follow_control(settings_of(dir), standing=standing, seconds=seconds):
+        for line in follow_control(reachable(dir), standing=standing, seconds=seconds):
             if line.kind in kinds and line.concerns(wanted):
                 text = json.dumps(line._asdict(), default=str) if as_json else str(line)
                 print(text, flush=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sluice.cli.common import Dir, Json, print_json, say, settings_of, table, text_of
+from sluice.cli.common import Dir, Json, print_json, reachable, say, table, text_of
 from sluice.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
     from sluice.steering.control import read_control
     from sluice.steering.versions import in_force, read_versions
 
-    settings = settings_of(dir)
+    settings = reachable(dir)
     places = in_force(read_control(settings))
     versions = read_versions(settings)
     where = [places.get((v.policy.policy_id, v.policy.version), []) for v in versions]
@@ -71,7 +71,7 @@ def diff(
     """
     from sluice.steering.versions import differences, read_versions
 
-    settings, published = settings_of(dir), None
+    settings, published = reachable(dir), None
     found = []
     for named in (left, right):
         if published is None and not Path(named).is_file():
@@ -123,7 +123,7 @@ def shadow(
     from sluice.enforcement.policy_file import load_policy
     from sluice.steering.control import read_control
 
-    settings, written = settings_of(dir), load_policy(text_of(file), file.name)
+    settings, written = reachable(dir), load_policy(text_of(file), file.name)
     value = written.model_dump(mode="json") | {"mode": "shadow"}
     if name is not None:
         value["policy_id"] = name
@@ -148,7 +148,7 @@ def activate(policy_id: str, version: str, dir: Dir = None, as_json: Json = Fals
     """
     from sluice.steering.versions import pick, read_versions
 
-    settings = settings_of(dir)
+    settings = reachable(dir)
     policy = pick(read_versions(settings), policy_id, version)
     _switch_on(settings, policy, as_json=as_json)
 
@@ -160,7 +160,7 @@ def rollback(policy_id: str, dir: Dir = None, as_json: Json = False) -> None:
     """
     from sluice.steering.versions import before, read_versions
 
-    settings = settings_of(dir)
+    settings = reachable(dir)
     _switch_on(settings, before(read_versions(settings), policy_id), as_json=as_json)
 
 

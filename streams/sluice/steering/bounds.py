@@ -111,7 +111,7 @@ def _soft_sentence(
     if rate is None:
         return f"{head}; nothing was used yet, so no rate is known"
     seen = "mean of the period" if rate_of == "period" else f"last {rate_of}"
-    pace = f"{amount_text(rate, ledger.unit)} a second ({seen})"
+    pace = f"{amount_text(60 * rate, ledger.unit)} a minute ({seen})"
     if overshoot is None or delay_us is None:
         return f"{head} and {pace} until gateways obey"
     return (f"{head} and {amount_text(overshoot, ledger.unit)}: {pace} for "

@@ -81,8 +81,9 @@ def _budget(record: Mapping[str, Any]) -> tuple[str, str, str]:
     where = scope_text((item["key"], item["value"]) for item in record["where"])
     limit = amount_text(record["limit"], record["unit"])
     head = f"{record['policy_id']} {record['policy_version']}: {kind} budget {record['budget_id']}"
-    tail = f"{limit} a {record['period']} per {per} ({record['mode']})"
-    return where, "budget", f"{head}, {tail}"
+    own = f", {len(record['limits'])} with a limit of their own" if record["limits"] else ""
+    tail = f"({record['mode']}, partition {record['source_partition']})"
+    return where, "budget", f"{head}, {limit} a {record['period']} per {per}{own} {tail}"
 
 
 def _lease(record: Mapping[str, Any]) -> tuple[str, str, str]:

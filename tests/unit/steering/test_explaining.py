@@ -228,7 +228,7 @@ def test_a_soft_budget_is_bound_by_rate_times_delay() -> None:
     assert (bound.overshoot, bound.worst_case) == (USD // 20, 2 * USD + USD // 20)
     (unknown,) = bounds(Standing(), [ledger], {}, None, NOW)
     assert (unknown.overshoot, unknown.worst_case) == (None, None)
-    assert "1.000000 USD a second (last 5m) until gateways obey" in unknown.sentence
+    assert "60.000000 USD a minute (last 5m) until gateways obey" in unknown.sentence
 
 
 def test_without_windows_the_mean_of_the_period_counts() -> None:

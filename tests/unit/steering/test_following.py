@@ -27,7 +27,9 @@ def line(key: bytes, value: bytes | None) -> Line:
     [
         (key_of(), decision(), "decision", "tenant_id=acme", "acme has spent 2 of 1 USD"),
         (rule_key(), budget_rule(), "budget", "",
-         "p v1: hard budget b, 0.000000 USD a day per tenant_id (enforce)"),
+         "p v1: hard budget b, 0.000000 USD a day per tenant_id (enforce, partition 0)"),
+        (rule_key(), budget_rule(limits=[{"key": "tenant_id=acme", "value": 9}], unit="tokens"),
+         "budget", "", "1,000 tokens a day per tenant_id, 1 with a limit of their own"),
         (b"lease|", lease(unit="tokens"), "lease", "tenant_id=acme",
          "gw may spend 5 tokens of budget b in d until 2027-01-15 08:01:00 UTC"),
         (b"heartbeat|0", heartbeat(), "heartbeat", None, "offset 1"),
