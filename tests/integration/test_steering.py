@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
 from tests.builders import usage
 from tests.integration.conftest import Stack, until
+
+from sluice.steering.ledgers import Ledgers
+from sluice.steering.stored import Stored
 
 POLICY = """
 policy_id: steer
@@ -85,6 +89,11 @@ def test_history_comes_from_clickhouse(stack: Stack, blocked: Any) -> None:
         return [d["decision_id"] for d in told["history"]] == [decision["decision_id"]]
 
     until(stored, what="the history")
+    with closing(Stored(stack.settings)) as warehouse:
+        (ledger,) = Ledgers(warehouse.budget_rows(TENANT) or ()).current()
+        assert warehouse.budget_rows("nobody") == []
+        assert warehouse.successor(decision["decision_id"]) is None
+    assert (ledger.settled, ledger.unit, ledger.state) == (60_000_000, "pusd", "block")
 
 
 def test_watch_follows_the_control_topic(stack: Stack, blocked: Any) -> None:
@@ -102,7 +111,7 @@ def test_watch_follows_the_control_topic(stack: Stack, blocked: Any) -> None:
 
 def test_a_raise_lifts_and_a_rollback_blocks_again(stack: Stack, blocked: Any) -> None:
     """A raise is a version of its own that ends the block; the version before restores it."""
-    _, file = blocked
+    decision, file = blocked
     (ledger,) = asked(stack, "budget", "list", "--scope", SCOPE)
     assert (ledger["budget_id"], ledger["settled"], ledger["state"]) == ("day", 60_000_000, "block")
     made = asked(stack, "budget", "raise", "steer", "day", "--scope", SCOPE, "--add", "0.000011",
@@ -114,6 +123,12 @@ def test_a_raise_lifts_and_a_rollback_blocks_again(stack: Stack, blocked: Any) -
         return bool(row["state"] == wanted)
 
     until(lambda: state("ok"), what="the end of the block")
+
+    def replaced() -> bool:
+        told = asked(stack, "explain", decision["decision_id"])["decision"]
+        return bool(told["status"] == "replaced" and told["ended_by"])
+
+    until(replaced, what="the end of the decision in ClickHouse")
     changes = asked(stack, "policy", "diff", made["version_before"], made["version"])["changes"]
     assert {change["path"]: change["after"] for change in changes}[
         "budgets[day].raises[1].reason"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,7 +80,8 @@ def _ledgers(
     from sluice.steering.stored import Stored
 
     wanted = read_scope(scope)
-    ledgers = read_ledgers(settings, Stored(settings), wanted.get("tenant_id")).current()
+    with closing(Stored(settings)) as stored:
+        ledgers = read_ledgers(settings, stored, wanted.get("tenant_id")).current()
     return [
         ledger for ledger in ledgers
         if budget_id in (None, ledger.name.budget_id) and policy in (None, ledger.name.policy_id)

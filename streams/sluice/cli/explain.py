@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,12 +63,13 @@ def _explain_scope(settings: Settings, text: str, *, as_json: bool) -> None:
     from sluice.steering.stored import Stored
     from sluice.steering.versions import read_versions
 
-    scope, stored, now = read_scope(text), Stored(settings), time.time_ns() // 1000
+    scope, now = read_scope(text), time.time_ns() // 1000
     standing = read_control(settings)
-    ledgers = read_ledgers(settings, stored, scope.get("tenant_id")).current()
+    with closing(Stored(settings)) as stored:
+        ledgers = read_ledgers(settings, stored, scope.get("tenant_id")).current()
+        history = stored.decisions(tenant_id=scope.get("tenant_id", ""))
+        found = bounds(standing, ledgers, scope, stored.loop_delay_us(), now)
     told = tell_scope(known(standing, ledgers, read_versions(settings)), scope, now)
-    found = bounds(standing, ledgers, scope, stored.loop_delay_us(), now)
-    history = stored.decisions(tenant_id=scope.get("tenant_id", ""))
     if as_json:
         print_json({"scope": scope, "at": now, "decisions": [t.as_dict() for t in told],
                     "bounds": [b.as_dict() for b in found], "history": history,
@@ -85,13 +87,14 @@ def _explain_decision(settings: Settings, decision_id: str, *, as_json: bool) ->
     from sluice.steering.stored import Stored
     from sluice.steering.versions import read_versions
 
-    stored, now = Stored(settings), time.time_ns() // 1000
-    ledgers = read_ledgers(settings, stored).current()
-    of = known(read_control(settings), ledgers, read_versions(settings))
-    told = tell_decision(of, decision_id, now)
-    if told is None:
-        rows = stored.decisions(decision_id=decision_id, most=1)
-        told = tell_stored(rows[0], stored.successor(decision_id), now) if rows else None
+    now = time.time_ns() // 1000
+    with closing(Stored(settings)) as stored:
+        ledgers = read_ledgers(settings, stored).current()
+        of = known(read_control(settings), ledgers, read_versions(settings))
+        told = tell_decision(of, decision_id, now)
+        if told is None:
+            rows = stored.decisions(decision_id=decision_id, most=1)
+            told = tell_stored(rows[0], stored.successor(decision_id), now) if rows else None
     if as_json:
         print_json({"decision_id": decision_id, "decision": told and told.as_dict(),
                     "clickhouse": stored.note or "asked"})  # fmt: skip

@@ -16,9 +16,7 @@ def read_ledgers(settings: Settings, stored: Stored, tenant_id: str | None = Non
 
     The topic keeps rows for three days: what has not changed since then only ClickHouse knows.
     """
-    ledgers = Ledgers(
-        row for row in stored.budget_rows() or () if tenant_id in (None, row["tenant_id"])
-    )
+    ledgers = Ledgers(stored.budget_rows(tenant_id or "") or ())
     wanted = None if tenant_id is None else tenant_id.encode()
     for record in committed_records(settings, topics(settings).budgets):
         if record.value is None or wanted not in (None, record.key):

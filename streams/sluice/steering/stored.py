@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clickhouse_connect.driver.client import Client
+
 from sluice.errors import SluiceError
 from sluice.settings import Settings
 from sluice.warehouse.client import connect, translated
@@ -17,6 +19,7 @@ SELECT * REPLACE (
     toUnixTimestamp64Micro(exhausted_at) AS exhausted_at,
     toUnixTimestamp64Micro(watermark) AS watermark)
 FROM budget_ledgers FINAL
+WHERE {tenant:String} IN ('', tenant_id)
 """
 _DECISIONS = """
 SELECT * REPLACE (
@@ -43,11 +46,17 @@ class Stored:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._client: Client | None = None
         self.note: str | None = None
 
-    def budget_rows(self) -> list[dict[str, Any]] | None:
-        """Every ledger's newest row as a BudgetRow."""
-        rows = self._ask(_BUDGETS, {})
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._client is not None:
+            self._client.close()
+
+    def budget_rows(self, tenant_id: str = "") -> list[dict[str, Any]] | None:
+        """The newest row of every ledger, or of one tenant's, as a BudgetRow."""
+        rows = self._ask(_BUDGETS, {"tenant": tenant_id})
         return None if rows is None else [_as_budget_row(row) for row in rows]
 
     def decisions(
@@ -70,12 +79,10 @@ class Stored:
         if self.note is not None:
             return None
         try:
-            client = connect(self._settings)
-            try:
-                with translated(self._settings):
-                    return list(json_rows(client, sql, dict(parameters)))
-            finally:
-                client.close()
+            if self._client is None:
+                self._client = connect(self._settings)
+            with translated(self._settings):
+                return list(json_rows(self._client, sql, dict(parameters)))
         except SluiceError as error:
             self.note = str(error)
             return None
