@@ -71,12 +71,9 @@ def diff(
     """
     from sluice.steering.versions import differences, read_versions
 
-    settings, published = reachable(dir), None
-    found = []
-    for named in (left, right):
-        if published is None and not Path(named).is_file():
-            published = read_versions(settings)
-        found.append(_policy(named, published or []))
+    files = all(Path(named).is_file() for named in (left, right))
+    published = [] if files else read_versions(reachable(dir))
+    found = _policy(left, published), _policy(right, published)
     changes = differences(*found)
     if as_json:
         print_json({"a": _named(found[0]), "b": _named(found[1]), "equal": not changes,
