@@ -30,7 +30,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("sluice ")
 ]
-GROUPS = ("policy", "prices", "export", "baseline", "bench")
+GROUPS = ("budget", "policy", "prices", "export", "baseline", "bench")
 _STATEMENTS = [part.strip() for block in blocks("sql") for part in block.split(";")]
 QUERIES = [statement for statement in _STATEMENTS if statement]
 

@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from sluice.cli import baseline, bench, checks, corrections, data, export, rules, stack
+from sluice.cli import (
+    baseline,
+    bench,
+    budgets,
+    checks,
+    corrections,
+    data,
+    explain,
+    export,
+    rules,
+    stack,
+)
 from sluice.cli.common import EXIT_AWAY, EXIT_USAGE, errors
 from sluice.errors import OutsideError, SluiceError
 
@@ -21,6 +32,8 @@ app = typer.Typer(
 stack.register(app)
 data.register(app)
 rules.register(app)
+budgets.register(app)
+explain.register(app)
 baseline.register(app)
 checks.register(app)
 corrections.register(app)

@@ -163,6 +163,24 @@ def scale(
     _on_ground(lambda ground: run(ground, events, workers, seed, _folder(cache)), as_json=as_json)
 
 
+@app.command()
+def control(
+    queue_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a wait at the gateway is refused.", min=1)
+    ] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """What light tenants wait and what is refused when a few heavy ones overload a server.
+
+    A simulation of the packaged trace: no limit, a fixed limit, a fair queue at a granted rate.
+
+    Example: sluice bench control --json
+    """
+    from sluice.bench.control import run
+
+    show(run(queue_timeout), as_json=as_json)
+
+
 def _on_ground(measure: Callable[[Ground], Report], *, as_json: bool) -> None:
     """Measure on a broker of its own and print the report."""
     from sluice.bench.ground import Ground

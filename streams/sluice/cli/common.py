@@ -30,6 +30,8 @@ _WIDE = None if sys.stdout.isatty() else 240
 console = Console(width=_WIDE)
 errors = Console(stderr=True)
 
+_BROKER_S = 5.0
+
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_AWAY = 75
@@ -48,9 +50,23 @@ def settings_of(dir: Path | None) -> Settings:
     return load_settings(dir)
 
 
+def reachable(dir: Path | None) -> Settings:
+    """Settings of a stack whose broker answers; OutsideError names its address otherwise."""
+    from sluice.wire.kafka import wait_for_broker
+
+    settings = settings_of(dir)
+    wait_for_broker(settings, _BROKER_S)
+    return settings
+
+
 def tell(text: str) -> None:
     """Progress for people, on standard error so that results stay clean."""
     errors.print(text, style="dim", highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """A sentence of the result, as it is: not coloured, not broken into lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

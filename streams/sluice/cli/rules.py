@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from sluice.cli import policies
 from sluice.cli.common import EXIT_NO, Dir, Json, console, print_json, settings_of, table, text_of
 from sluice.errors import ConfigError
 from sluice.money import format_usd
 
 File = Annotated[Path, typer.Argument(help="The file.", exists=True, dir_okay=False)]
 
-policy_app = typer.Typer(help="Policies: check a file, apply it, take one out of force.",
+policy_app = typer.Typer(help="Policies: check, apply, compare, try in shadow, go back.",
                          no_args_is_help=True)  # fmt: skip
 prices_app = typer.Typer(help="Price books: import, check, apply, look up a model.",
                          no_args_is_help=True)  # fmt: skip
@@ -22,6 +23,7 @@ prices_app = typer.Typer(help="Price books: import, check, apply, look up a mode
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command("settings")(settings)
+    policies.register(policy_app)
     app.add_typer(policy_app, name="policy")
     app.add_typer(prices_app, name="prices")
 
