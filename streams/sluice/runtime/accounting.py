@@ -127,6 +127,7 @@ class Accounting:
             checked_sum(have, more)
         windows.refuse(windows.open(keys), np.array([requests]), np.array([averted]))
         self._count_late(run, windows.is_late(keys), unprotected)
+        self._state.outcomes.obeyed(event)
         self._state.count("admission_events")
 
     # ---- usage

@@ -154,6 +154,7 @@ class Governance:
         self._stand(key, ledger, decision["decision_id"], decision["expires_at"])
         self._state.count("decisions")
         self._outbox.control(control_key(policy, key), encode("Decision", decision), time)
+        self._state.outcomes.begin(decision, time)
         if row:
             self.publish(key, offset + 1)
 
@@ -202,14 +203,22 @@ class Governance:
         time, before = self._state.header.time, ledger.limit
         if ledger.limit_until is not None and ledger.limit_until <= time:
             budgets.set_limit(ledger, budget, key.scope, time)
+            self._state.watchers.forget_terms()
         return budgets.pass_slices(ledger, budget, time) or ledger.limit != before
 
     def _withdraw(self, key: LedgerKey) -> None:
         """End a ledger's standing decision with a tombstone, unless a newer one replaced it."""
+        self._end_outcome(self._state.ledgers[key])
         self._stand(key, self._state.ledgers[key], None, None)
         policy = self.policy(key.policy_id)
         if policy is not None and key[:3] not in self._standing:
             self._outbox.control(control_key(policy, key), None, self._state.header.time)
+
+    def _end_outcome(self, ledger: Ledger) -> None:
+        time = self._state.header.time
+        if ledger.decision_id is not None:
+            over = ledger.expires_at is not None and ledger.expires_at <= time
+            self._state.outcomes.end(ledger.decision_id, "expired" if over else "lifted", time)
 
     def next_due(self) -> int | None:
         """Broker time (µs) at which something ends even if no record comes."""
@@ -287,6 +296,7 @@ class Governance:
         if ledger.decision_id is not None and before and (budget is None or moved or other):
             self._outbox.control(control_key(before, key), None, self._state.header.time)
             ledger.rung = 0
+            self._end_outcome(ledger)
             self._stand(key, ledger, None, None)
         if after is not None and budget is not None:
             ledger = self._refit(key, ledger, old, budget)

@@ -21,6 +21,7 @@ from sluice.runtime.incoming import Incoming, Run
 from sluice.runtime.outputs import Outbox, OutRecord, Record
 from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
 from sluice.runtime.state import HEADER, State
+from sluice.runtime.watching import Watching
 from sluice.wire.topics import Topics
 
 ANNOUNCE_US = 24 * 3_600_000_000
@@ -44,6 +45,10 @@ class Partition:
             state, self._outbox, references, epoch=self.epoch, version_base=generation << 48
         )
         self._accounting = Accounting(state, references)
+        self._watching = Watching(
+            state, self._outbox, self._governance.policies, epoch=self.epoch,
+            version_base=generation << 48,
+        )  # fmt: skip
         self._publishing = Publishing(state, self._outbox, generation << 48)
         self.waiting_for: tuple[str, str, str] | None = None
 
@@ -107,7 +112,8 @@ class Partition:
 
     def next_due(self) -> int | None:
         """Broker time at which work waits even if no record comes (µs), or None."""
-        dues = (self._governance.next_due(), self._publishing.next_due())
+        dues = (self._governance.next_due(), self._watching.next_due(),
+                self._publishing.next_due())  # fmt: skip
         return min((due for due in dues if due is not None), default=None)
 
     # ---- time
@@ -121,12 +127,14 @@ class Partition:
             return
         last, header.slot = header.slot, slot
         self._governance.pass_time(record)
+        self._watching.pass_time(record)
         if slot // PUBLISH_S != last // PUBLISH_S:
             self._publishing.rows(record.offset)
             for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
                 self._governance.publish(key, record.offset)
         if slot // ROUND_S != last // ROUND_S:
             self._publishing.round(record.offset)
+            self._watching.rows(record.offset)
         if slot // SWEEP_S != last // SWEEP_S:
             self._publishing.sweep()
 
@@ -169,7 +177,7 @@ class Partition:
         labelled = self._accounting.labelled(run, found)
         charged = Charged(run, found.cost_pusd, found.priced)
         if self._accounting.has_room(labelled) and self._governance.has_room(charged):
-            self._governance.charge(self._accounting.add(labelled))
+            self._settle(self._accounting.add(labelled))
             return []
         if len(run.records) > 1:
             ones = [np.array([row]) for row in range(len(run.records))]
@@ -179,8 +187,12 @@ class Partition:
             self._governance.check(charged)
         except OverflowError as error:
             return [(run.records[0], WireError("sum_overflow", str(error)))]
-        self._governance.charge(self._accounting.add(labelled))
+        self._settle(self._accounting.add(labelled))
         return []
+
+    def _settle(self, charged: Charged) -> None:
+        self._governance.charge(charged)
+        self._watching.observe(charged)
 
     # ---- versions
 
@@ -209,7 +221,9 @@ class Partition:
         elif kind == "baseline":
             self.state.header.baseline = (ident, version) if version else None
         else:
+            before = self._governance.policy(ident)
             self._governance.switch_policy(record, ident, version)
+            self._watching.switch(before, self._governance.policy(ident))
 
     def _dead_letter(self, record: Record, error: WireError) -> None:
         self.state.count("dead_letters")

@@ -8,6 +8,9 @@ from typing import Any
 import msgspec
 
 from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.outcomes import Outcomes
+from sluice.enforcement.watch import Watchers
+from sluice.enforcement.watch_signals import LateFacts
 from sluice.metering.columnar.cohorts import CohortTable
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.windows import WindowTable
@@ -22,6 +25,7 @@ from sluice.runtime.state_rows import (
 )
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
+WATCHER, OUTCOME = b"x", b"o"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -62,6 +66,9 @@ class State:
         self.ledgers: dict[LedgerKey, Ledger] = {}
         self.tasks = TaskTable()
         self.cohorts = CohortTable(lateness_us)
+        self.facts = LateFacts()
+        self.watchers = Watchers(self.facts)
+        self.outcomes = Outcomes()
         self._changed: dict[tuple[bytes, Any], None] = {}
 
     def load(self, rows: Mapping[bytes, bytes]) -> None:
@@ -71,6 +78,10 @@ class State:
             kind, identity = key[:1], key[1:]
             if kind in columnar:
                 columnar[kind][identity] = value
+            elif kind == WATCHER:
+                self.watchers.load(identity, value)
+            elif kind == OUTCOME:
+                self.outcomes.load(identity, value)
             elif kind == HEADER:
                 self.header = _header(value)
             else:
@@ -97,6 +108,8 @@ class State:
         yield from ((WINDOW + key, row) for key, row in changed_windows(self.windows))
         yield from ((TASK + key, row) for key, row in changed_tasks(self.tasks))
         yield from ((COHORT + key, row) for key, row in changed_cohorts(self.cohorts))
+        yield from ((WATCHER + key, row) for key, row in self.watchers.take_changes())
+        yield from ((OUTCOME + key, row) for key, row in self.outcomes.take_changes())
 
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
@@ -132,6 +145,7 @@ class State:
         self.touch_all(SOURCE, self.sources.evict(time))
         self.windows.evict(time)
         self.cohorts.evict(time)
+        self.outcomes.evict(time)
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
             self.touch_ledger(key)

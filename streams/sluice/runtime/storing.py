@@ -57,6 +57,7 @@ class Storing:
             topics.tasks: partial(_as_it_is, "usage_tasks"),
             topics.sources: partial(_as_it_is, "usage_sources"),
             topics.budgets: partial(_as_it_is, "budget_ledgers"),
+            topics.outcomes: partial(_as_it_is, "decision_outcomes"),
             topics.control: self._control,
             topics.dlq: self._dead_letter,
         }

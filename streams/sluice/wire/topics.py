@@ -75,6 +75,11 @@ class Topics:
         return self._name("sources.v1")
 
     @property
+    def outcomes(self) -> str:
+        """What decisions did, once they have ended, keyed by decision."""
+        return self._name("outcomes.v1")
+
+    @property
     def partials(self) -> str:
         """Absolute shares of sums that span tenants, such as what a cohort cost in an hour."""
         return self._name("partials.v1")
@@ -105,6 +110,7 @@ class Topics:
             TopicSpec(self.tasks, many, _delete(3)),
             TopicSpec(self.sources, many, _delete(3)),
             TopicSpec(self.budgets, many, _delete(3)),
+            TopicSpec(self.outcomes, many, _delete(3)),
             # One partition: its reader needs the shares of all usage partitions.
             TopicSpec(self.partials, one, _COMPACT | _delete(9, "compact,delete")),
             TopicSpec(self.control, many, _COMPACT),
