@@ -6,6 +6,7 @@ the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from uuid import UUID
 
 from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at, threshold
 from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.enforcement.policy_budget import UNDECIDED_FIELDS
 from sluice.enforcement.units import shown_share
 from sluice.wire.scopes import scope_fields
 
@@ -29,6 +31,11 @@ class Cause:
     offset: int
     time: int
     epoch: int
+
+
+def decision_scope(fields: Mapping[str, str]) -> dict[str, str]:
+    """The fields that the scope of a decision or a grant has."""
+    return {name: value for name, value in fields.items() if name not in UNDECIDED_FIELDS}
 
 
 def control_key(policy: Policy, key: LedgerKey) -> bytes:
@@ -49,7 +56,7 @@ def decide(
         "policy_id": policy.policy_id,
         "rule_id": budget.budget_id,
         "policy_version": policy.version,
-        "scope": {**budget.where, **scope_fields(key.scope)},
+        "scope": decision_scope({**budget.where, **scope_fields(key.scope)}),
         "action": action,
         "params": _params(rule),
         "mode": policy.mode,

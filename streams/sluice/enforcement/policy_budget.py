@@ -33,6 +33,8 @@ SCOPE_FIELDS = (
     "tenant_id", "project_id", "end_user_hash", "api_key_hash", "model", "tool_name", "task_id",
     "region", "pool", "agent_name", "workflow_name",
 )  # fmt: skip
+# A decision about a scope without them would hit other requests, too.
+UNDECIDED_FIELDS = frozenset({"agent_name", "workflow_name"})
 SITUATIONS = (
     "control_stale", "lease_gone", "cold_start", "publisher_down", "unknown_scope", "no_price",
 )  # fmt: skip
@@ -275,6 +277,8 @@ _MISFITS: tuple[tuple[Callable[[Budget], bool], str], ...] = (
      "a concurrency budget is hard: it is reserved and never spent"),
     (lambda b: b.unit == "concurrency" and bool(b.rules),
      "a concurrency budget has no rules: nothing is ever spent of it"),
+    (lambda b: bool(b.rules) and not UNDECIDED_FIELDS.isdisjoint((*b.scope, *b.where)),
+     "rules act on decisions, whose scope has no agent_name and no workflow_name"),
     (lambda b: bool(b.weights) and not b.hard, "weights go with hard budgets: they share leases"),
 )  # fmt: skip
 

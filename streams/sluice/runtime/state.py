@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.metering.cohorts import Cohort, CohortHour, Cohorts, CohortSums
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.windows import WindowTable
@@ -15,6 +16,7 @@ from sluice.metering.sources import SourceKey, Sources, SourceSums
 from sluice.runtime.state_rows import changed_tasks, changed_windows, load_tasks, load_windows
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
+LEASE = b"g"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -43,6 +45,7 @@ _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = 
     SOURCE: (lambda b: SourceKey(*_any(b)), msgspec.msgpack.Decoder(SourceSums).decode),
     UNNUMBERED: (lambda b: tuple(_any(b)), _any),
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
+    LEASE: (lambda b: LeaseKey(*_any(b)), msgspec.msgpack.Decoder(Lease).decode),
     COHORT: (lambda b: _cohort_hour(*_cohort_key(b)), msgspec.msgpack.Decoder(CohortSums).decode),
 }
 
@@ -55,6 +58,7 @@ class State:
         self.sources = Sources(dedupe_window_us)
         self.windows = WindowTable(lateness_us)
         self.ledgers: dict[LedgerKey, Ledger] = {}
+        self.leases: dict[LeaseKey, Lease] = {}
         self.tasks = TaskTable()
         self.cohorts = Cohorts(lateness_us)
         self._changed: dict[tuple[bytes, Any], None] = {}
@@ -94,7 +98,7 @@ class State:
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
-            LEDGER: self.ledgers, COHORT: self.cohorts.rows,
+            LEDGER: self.ledgers, LEASE: self.leases, COHORT: self.cohorts.rows,
         }  # fmt: skip
         return tables[kind]
 
