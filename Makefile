@@ -21,6 +21,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Installing into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Compiling ..."
+	@$(BIN)/python -m sluice.runtime.warm
 	@touch $(STAMP)
 
 demo: setup  ## Replay a real trace through real admission points (KEEP=1 leaves the stack up)

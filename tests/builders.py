@@ -9,6 +9,7 @@ from typing import Any
 
 from sluice.enforcement.policy import Policy
 from sluice.enforcement.policy_file import load_policy
+from sluice.metering.cohorts import CohortHour
 from sluice.metering.columnar.window_rows import row_columns
 from sluice.metering.prices import PriceBook, default_book
 from sluice.metering.tasks import TaskKey
@@ -159,11 +160,19 @@ def task_rows(state: State) -> dict[TaskKey, SimpleNamespace]:
                     strict=True))  # fmt: skip
 
 
+def cohort_rows(state: State) -> dict[CohortHour, SimpleNamespace]:
+    """Cohorts that a state holds, as they would be published now."""
+    keys = state.cohorts.hours()
+    columns = state.cohorts.columns(keys, 0, 0, 0)
+    return dict(zip(keys, _records("CohortRow", columns, len(keys)), strict=True))
+
+
 def _records(name: str, columns: Any, rows: int) -> list[SimpleNamespace]:
     return [SimpleNamespace(**decode(value)[1]) for value in layout(name).write(columns, rows)]
 
 
 def sums_of(state: State) -> list[dict[Any, str]]:
     """Every sum of a state, to be compared with what it was or with another's."""
-    tables: list[Any] = [window_rows(state), task_rows(state), state.ledgers, state.cohorts.rows]
+    tables: list[Any] = [window_rows(state), task_rows(state), state.ledgers,
+                         cohort_rows(state)]  # fmt: skip
     return [{key: repr(row) for key, row in table.items()} for table in tables]

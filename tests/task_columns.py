@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any, NamedTuple
 
-import fastavro
 import numpy as np
 
 from sluice.metering.baselines import Baseline
@@ -15,11 +13,12 @@ from sluice.metering.columnar.task_run import TaskRun
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.usage import Usage
 from sluice.metering.tasks import TaskKey
-from sluice.wire.codec import HEADER_BYTES, encode
+from sluice.wire.codec import encode
 from sluice.wire.column_types import Coded, Column, Columns, Items, Texts
-from sluice.wire.columns import _Walk, read_usage
+from sluice.wire.columns import read_usage
+from sluice.wire.layout import Layout
 
-_PARSED = fastavro.parse_schema(TASK_STATE)
+_LAYOUT = Layout(TASK_STATE)
 
 
 class Added(NamedTuple):
@@ -73,19 +72,10 @@ def _lists(items: Items, rows: int) -> list[list[Any]]:
 
 def stored_of(table: TaskTable, slots: Any) -> dict[TaskKey, bytes]:
     """Rows of TASK_STATE in Avro, by key."""
-    records = records_of(table.state_rows(slots), len(slots))
-    keys = table.state_keys(slots)
-    return {key: _written(record) for key, record in zip(keys, records, strict=True)}
-
-
-def _written(record: dict[str, Any]) -> bytes:
-    out = BytesIO()
-    fastavro.schemaless_writer(out, _PARSED, record, strict=True)
-    return out.getvalue()
+    values = _LAYOUT.write(table.state_rows(slots), len(slots))
+    return dict(zip(table.state_keys(slots), values, strict=True))
 
 
 def state_of(values: Sequence[bytes]) -> Columns:
     """Columns of rows of TASK_STATE in Avro."""
-    walk = _Walk([bytes(HEADER_BYTES) + value for value in values])
-    columns = {field["name"]: walk.field(field["type"]) for field in TASK_STATE["fields"]}
-    return Columns(columns, walk.whole())
+    return _LAYOUT.read(list(values))

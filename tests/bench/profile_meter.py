@@ -22,6 +22,8 @@ from sluice.enforcement.policy_file import load_policy
 from sluice.metering.prices import default_book
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
+from sluice.runtime.warm import warm_up
+from sluice.runtime.worker import rest_collector
 from sluice.wire.codec import encode
 from sluice.wire.topics import Topics
 
@@ -87,6 +89,8 @@ def main() -> None:
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     profile: Profile = "ledger" if "ledger" in sys.argv[2:] else "full"
     references, given = chunks(events, profile)
+    warm_up()
+    rest_collector()
     stages, out = passes(references, given)
     rate = round(events / sum(stages.values()))
     shown = {name: round(seconds, 3) for name, seconds in stages.items()}

@@ -34,7 +34,7 @@ LABEL = Label(COST, (), Bands(COST, 0, TAIL), NOTHING, NOTHING, Thresholds(0, Q9
 def main() -> None:
     """Run all lengths."""
     values = task_events()
-    TaskTable().add(run_of(values[:10]))  # compiles
+    table_adder()(run_of(values[:10]))  # compiles
     for length in RUNS:
         runs = [values[n : n + length] for n in range(0, len(values), length)][:MOST_RUNS]
         print(json.dumps({

@@ -23,8 +23,10 @@ BASELINES = (
     None,
     Baseline(1, {}, {}),
     Baseline(2, {("task", "", None, "writer"): Norm(5, 30, 40)}, {("chat", "m1"): 400}),
-    Baseline(3, {("task", "", None, ""): Norm(5, 70, 40), ("task", "", None, "flow"): Norm(0, 0, 9)},
-             {("chat", "m2"): 0, ("chat", ""): 7}),
+    Baseline(
+        3, {("task", "", None, ""): Norm(5, 70, 40), ("task", "", None, "flow"): Norm(0, 0, 9)},
+        {("chat", "m2"): 0, ("chat", ""): 7},
+    ),
 )  # fmt: skip
 
 
@@ -144,7 +146,7 @@ class _Both:
             assert row == _state_record(key, self.tasks.rows[key])
         self.stored |= written
         for key in gone:
-            del self.stored[key]
+            self.stored.pop(key, None)  # it may have come and gone in between
         self.changed, self.gone = set(), set()
 
     def restore(self) -> None:

@@ -77,7 +77,7 @@ def _chunks(consumer: Consumer, count: int) -> Iterator[list[bytes]]:
             raise OutsideError(f"{count} events are missing")
 
 
-def _numpy(values: Sequence[bytes]) -> pa.Table:
+def _compiled(values: Sequence[bytes]) -> pa.Table:
     columns = read_usage(values).columns
     occurred = columns["occurred_at"]
     if not isinstance(occurred, Numbers):
@@ -152,7 +152,7 @@ def _long(number: int) -> bytes:
 
 
 READERS: dict[str, tuple[Reader, Callable[[list[Any]], dict[str, int]]]] = {
-    "numpy": (_numpy, _join_arrow),
+    "compiled": (_compiled, _join_arrow),
     "polars": (_polars, _join_polars),
 }
 

@@ -7,7 +7,7 @@ one ledger per tenant and budget; all through the meter's own state and its tran
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,15 +19,17 @@ from sluice.bench.workload import Mix, make
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.errors import SluiceError
 from sluice.local.jars import kafka_version
+from sluice.metering.columnar.window_state import key_columns, state_columns
 from sluice.metering.prices import default_book
-from sluice.metering.row_sums import WindowSums
 from sluice.metering.windows import WINDOW_US, WindowKey
 from sluice.runtime.checkpoint import PartitionLog
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import HEADER, LEDGER, WINDOW, State
+from sluice.runtime.state_rows import stored_windows
 from sluice.settings import Settings
 from sluice.wire.codec import encode
+from sluice.wire.column_types import AnyColumn
 from sluice.wire.kafka import topics
 from sluice.wire.topics import Topics
 
@@ -104,7 +106,7 @@ def write_state(settings: Settings, size: Size) -> int:
     ends = end_offsets(settings, names.usage)
     for number in range(settings.partitions):
         log = PartitionLog(settings, "meter", (names.usage, number), names.meter_state)
-        log.restore(lambda _key, _value: None)
+        log.restore(_ignore)
         records = _state_rows(_share(size, number, settings.partitions), number, sample)
         while batch := list(islice(records, _BATCH)):
             log.commit([OutRecord(names.meter_state, number, k, v) for k, v in batch], ends[number])
@@ -117,18 +119,17 @@ def _share(size: Size, number: int, partitions: int) -> Size:
     return Size(*(amount // partitions + (number < amount % partitions) for amount in size))
 
 
-def _state_rows(
-    size: Size, number: int, sample: list[WindowSums]
-) -> Iterator[tuple[bytes, bytes | None]]:
-    """Changelog rows of one partition, a batch of state at a time."""
+def _ignore(_rows: Mapping[bytes, bytes]) -> None:
+    pass
+
+
+def _state_rows(size: Size, number: int, sample: Sample) -> Iterator[tuple[bytes, bytes | None]]:
+    """Changelog rows of one partition, a sample of rows at a time."""
     now = time.time_ns() // 1000
-    for first in range(0, size.rows, _BATCH):
-        state = State(0, 0)
-        for place in range(first, min(first + _BATCH, size.rows)):
-            key = _window_key(number, place, now)
-            state.windows.put(key, sample[place % len(sample)])
-            state.touch(WINDOW, key)
-        yield from state.take_changes()
+    for first in range(0, size.rows, sample.rows):
+        columns = sample.columns | _identities(number, first, sample.rows, now)
+        taken = islice(stored_windows(columns, sample.rows), size.rows - first)
+        yield from ((WINDOW + key, value) for key, value in taken)
     state = State(0, 0)
     state.header.time = now
     state.touch(HEADER)
@@ -138,6 +139,10 @@ def _state_rows(
         state.ledgers[budget] = Ledger(tenant_id, now, now + _DAY_US, 10**18, settled=place * 10**9)
         state.touch(LEDGER, budget)
     yield from state.take_changes()
+
+
+def _identities(number: int, first: int, rows: int, now: int) -> dict[str, AnyColumn]:
+    return key_columns([_window_key(number, place, now) for place in range(first, first + rows)])
 
 
 def _window_key(number: int, place: int, now: int) -> WindowKey:
@@ -170,7 +175,14 @@ class _Books:
         return False
 
 
-def sample_rows() -> list[WindowSums]:
+class Sample(NamedTuple):
+    """Window rows as columns of the changelog's."""
+
+    columns: dict[str, AnyColumn]
+    rows: int
+
+
+def sample_rows() -> Sample:
     """Published window rows that the workload makes, some with one event and some with many."""
     work, now, book = make(Mix(_SAMPLE_EVENTS)), time.time_ns() // 1000, default_book()
     state = State(3_600_000_000, 3_600_000_000)
@@ -181,7 +193,6 @@ def sample_rows() -> list[WindowSums]:
     usage = work.records(work.occurred_at(now - 15_000_000))
     values = [(None, activate), *usage]
     partition.apply([_Sample(n, now // 1000, k, v) for n, (k, v) in enumerate(values)])
-    rows = list(state.windows.rows.values())
-    for row in rows:
-        row.dirty = False
-    return rows[:: max(1, len(rows) // _SAMPLE_ROWS)]
+    slots = state.windows.take_dirty()
+    slots = slots[:: max(1, len(slots) // _SAMPLE_ROWS)]
+    return Sample(state_columns(state.windows, slots), len(slots))

@@ -29,7 +29,7 @@ class Reach(NamedTuple):
 
 
 REACHES: dict[Profile, Reach] = {"ledger": Reach(200_000, 30), "full": Reach(100_000, 15)}
-READERS = ("numpy", "polars")
+READERS = ("compiled", "polars")
 LIMIT_EVENTS = 500_000  # at least so many are measured, in passes over the topic
 
 
@@ -78,7 +78,7 @@ def _limits(ground: Ground, profile: Profile, work: Workload) -> dict[str, float
         fill(pipeline.settings, work.records(work.occurred_at(1_800_000_000_000_000)))
         topic = topics(pipeline.settings).usage
         for reader in READERS:
-            if reader != "numpy" and find_spec(reader) is None:
+            if reader != "compiled" and find_spec(reader) is None:
                 continue
             ground.tell(f"{profile}: the limit with {reader}")
             found = ground.tool("limit", ground.bootstrap, topic, str(len(work)), reader,

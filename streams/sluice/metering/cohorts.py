@@ -7,7 +7,7 @@ purpose, so that one who is always expensive is not their own norm. Tasks have c
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +15,6 @@ import msgspec
 from sluice.metering import histogram
 from sluice.metering.histogram import Buckets
 from sluice.metering.quantities import REQUEST_TYPES, ran
-from sluice.money import INT64_MAX
 
 HOUR_US = 3_600_000_000
 # Upper bounds of input_tokens, powers of four; a class holds requests of comparable length.
@@ -77,64 +76,6 @@ def task_cohort(name: str) -> Cohort:
 def is_counted(event: Mapping[str, Any], cost_pusd: int | None) -> bool:
     """Whether an event says something about what its cohort normally costs."""
     return cost_pusd is not None and ran(event, COUNTED_TYPES)
-
-
-class Cohorts:
-    """The hours of one partition that can still change, and which are to be published."""
-
-    def __init__(self, lateness_us: int) -> None:
-        self.lateness_us = lateness_us
-        self.rows: dict[CohortHour, CohortSums] = {}
-
-    def hour_of(self, occurred_at: int, time: int) -> int | None:
-        """The hour that an event counts in at broker time `time`; None where that is over."""
-        hour = occurred_at - occurred_at % HOUR_US
-        return None if self._over(hour, time) else hour
-
-    def add(self, key: CohortHour, cost_pusd: int, input_tokens: int) -> None:
-        """Count one event or task; where the hour's cost would leave 64 bits, it is left out.
-
-        The hour belongs to all tenants: what one of them was billed must not refuse another's.
-        """
-        sums = self.rows.setdefault(key, CohortSums())
-        if not histogram.has_room(sums.cost, cost_pusd, cost_pusd):
-            return
-        sums.events += 1
-        histogram.add(sums.cost, cost_pusd, cost_pusd)
-        histogram.add(sums.input, input_tokens, 0)
-        sums.dirty = True
-
-    def add_many(self, key: CohortHour, events: int, cost: Buckets, tokens: Buckets) -> bool:
-        """Count events by their buckets, all of them or, where costs leave no room, none."""
-        sums = self.rows.setdefault(key, CohortSums())
-        for bucket, (_, cost_pusd) in cost.items():
-            if abs(sums.cost.get(bucket, (0, 0))[1] + cost_pusd) > INT64_MAX:
-                return False
-        sums.events += events
-        histogram.merge(sums.cost, cost)
-        histogram.merge(sums.input, tokens)
-        sums.dirty = True
-        return True
-
-    def take_dirty(self) -> Iterator[tuple[CohortHour, CohortSums]]:
-        """Rows to publish now, in key order; they count as published afterwards."""
-        for key in sorted(key for key, sums in self.rows.items() if sums.dirty):
-            self.rows[key].dirty = False
-            yield key, self.rows[key]
-
-    def evict(self, time: int) -> list[CohortHour]:
-        """Remove published rows of hours that are over and return their keys."""
-        done = [
-            key
-            for key, sums in self.rows.items()
-            if not sums.dirty and self._over(key.hour_start, time)
-        ]
-        for key in done:
-            del self.rows[key]
-        return done
-
-    def _over(self, hour_start: int, time: int) -> bool:
-        return time > hour_start + HOUR_US + self.lateness_us
 
 
 def row_record(

@@ -13,7 +13,7 @@ import numpy as np
 
 from sluice.errors import WireError
 from sluice.metering.baselines import Baseline
-from sluice.metering.columnar import causes, cohorts, dedupe
+from sluice.metering.columnar import causes, dedupe
 from sluice.metering.columnar.added import added
 from sluice.metering.columnar.causes import Contexts
 from sluice.metering.columnar.checks import surely_fine
@@ -32,11 +32,13 @@ from sluice.runtime.governance import ReferenceStore
 from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Record
-from sluice.runtime.state import COHORT, SOURCE, UNNUMBERED, State
+from sluice.runtime.state import SOURCE, UNNUMBERED, State
 from sluice.wire.column_types import Bools, Ints
 
 # Far enough from 64 bits that no sum of a run leaves them.
 _ROOM = 2.0**62
+# Below this the columns' own cost is more than they save.
+_FEWEST = 12
 _COUNTED = (*TOKENS, *MEASURED)
 
 Event = dict[str, Any]
@@ -69,7 +71,8 @@ class Accounting:
         number may come again mended, under the same event_id.
         """
         usage, keys = run.usage, [record.key for record in run.records]
-        fine = surely_fine(usage, keys, run.time)
+        few = len(run.records) < _FEWEST
+        fine = np.zeros(usage.rows, np.bool_) if few else surely_fine(usage, keys, run.time)
         faults = self._faults(run, np.flatnonzero(~fine), fine)
         numbers = usage.number("source_seq")
         numbered = numbers.known & (numbers.value >= 1)
@@ -169,8 +172,7 @@ class Accounting:
         )  # fmt: skip
         self._count_late(run, state.windows.is_late(keys), unprotected)
         counted = found.priced & ~effects.looping
-        hours = cohorts.add(state.cohorts, run.usage, found.cost_pusd, counted, run.time)
-        state.touch_all(COHORT, hours)
+        state.cohorts.add(run.usage, found.cost_pusd, counted, run.time)
         state.count("events", len(run.records))
         state.count("unpriced", int((~found.priced).sum()))
         state.count("clamped", int(_clamped(run).sum()))

@@ -6,7 +6,7 @@ that depends on time or on an activation changes within it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from sluice.errors import WireError
 from sluice.metering.columnar.usage import Usage, whole_usage
 from sluice.metering.validate import LISTS, MAX_LIST_ITEMS
 from sluice.runtime.outputs import Record
-from sluice.wire.codec import decode, encode_row
+from sluice.wire.codec import MAX_VALUE_BYTES, decode, encode_row
 from sluice.wire.column_types import Bools, Ints
-from sluice.wire.columns import is_readable, read_usage
+from sluice.wire.columns import read_usage
 
 SECOND_US = 1_000_000
 _USAGE = "UsageEvent"
@@ -26,22 +26,30 @@ Decoded = tuple[str, dict[str, Any]]
 
 
 class Run(NamedTuple):
-    """Consecutive usage events: `time` is the partition's (µs) at each of them."""
+    """Consecutive usage events: `time` is the partition's (µs) at each of them.
+
+    `decoded` keeps by offset what was decoded one by one.
+    """
 
     records: Sequence[Record]
     usage: Usage
     time: Ints
+    decoded: dict[int, dict[str, Any]]
 
     def event(self, row: int) -> dict[str, Any]:
         """All fields of one event."""
-        return decode(self.records[row].value or b"")[1]
+        record = self.records[row]
+        found = self.decoded.get(record.offset)
+        if found is None:
+            found = self.decoded[record.offset] = decode(record.value or b"")[1]
+        return found
 
     def take(self, rows: Ints) -> Run:
         """Some of the events, in ascending order."""
         if len(rows) == len(self.records):
             return self
         records = [self.records[row] for row in rows.tolist()]
-        return Run(records, self.usage.take(rows), self.time[rows])
+        return Run(records, self.usage.take(rows), self.time[rows], self.decoded)
 
     @property
     def offsets(self) -> Ints:
@@ -61,16 +69,13 @@ class Incoming:
         self.time: Ints = np.maximum.accumulate(np.maximum(stamps, time))
         self.others: dict[int, Decoded] = {}
         self.faults: dict[int, WireError] = {}
-        values = [record.value for record in records]
-        places = [place for place, value in enumerate(values) if is_readable(value)]
-        known = set(places)
-        again = {n: self._read(n, values[n]) for n in range(len(values)) if n not in known}
-        self._usage, self._places = self._columns(values, again)
+        self._values = [record.value or b"" for record in records]
+        self._usage, self._places = self._columns()
 
-    def _read(self, place: int, value: bytes | None) -> bytes | None:
+    def _read(self, place: int, value: bytes) -> bytes | None:
         """A usage event as today's version writes it; anything else is put where it belongs."""
         try:
-            name, fields = decode(value or b"")
+            name, fields = decode(value)
         except WireError as error:
             self.faults[place] = error
             return None
@@ -79,19 +84,19 @@ class Incoming:
         self.others[place] = name, fields
         return None
 
-    def _columns(
-        self, values: Sequence[bytes | None], again: Mapping[int, bytes | None]
-    ) -> tuple[Usage, Ints]:
+    def _columns(self) -> tuple[Usage, Ints]:
         """Usage as columns; what the columnar reader does not take is written anew for it."""
-        given = [again.get(place, value) for place, value in enumerate(values)]
-        places = [place for place, value in enumerate(given) if value is not None]
-        columns = read_usage([given[place] or b"" for place in places])
-        broken = [place for place, whole in zip(places, columns.whole.tolist(), strict=True)
-                  if not whole]  # fmt: skip
-        if broken:
-            return self._columns(values, {**again, **{n: self._read(n, values[n]) for n in broken}})
-        usage, _ = whole_usage(columns)
-        return usage, np.array(places, dtype=np.int64)
+        columns = read_usage(self._values)
+        taken = columns.whole.copy()
+        taken[[n for n, value in enumerate(self._values) if len(value) > MAX_VALUE_BYTES]] = False
+        for place in np.flatnonzero(~taken).tolist():
+            again = self._read(place, self._values[place])
+            self._values[place] = again or b""
+            taken[place] = again is not None
+        if not columns.whole[taken].all():
+            columns = read_usage(self._values)
+        usage, places = whole_usage(columns)
+        return usage, places
 
     def ends(self) -> Ints:
         """Places at which a run, or a single record of another kind, ends."""
@@ -109,7 +114,7 @@ class Incoming:
         usage = self._usage
         if last - first < usage.rows:
             usage = usage.take(np.arange(first, last))
-        return Run(records, usage, self.time[places])
+        return Run(records, usage, self.time[places], {})
 
 
 def _bounded(fields: dict[str, Any]) -> dict[str, Any]:

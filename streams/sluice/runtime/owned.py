@@ -190,7 +190,7 @@ class OwnedPartition:
             "tasks": len(state.tasks),
             "ledgers": len(state.ledgers),
             "sources": len(state.sources.rows),
-            "cohorts": len(state.cohorts.rows),
+            "cohorts": len(state.cohorts),
             "missing_numbers": state.sources.missing(),
             "incomplete": _worst(state.sources.incomplete()),
             "policies": state.header.policies,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from sluice.metering import cohorts, sources
+from sluice.metering import sources
 from sluice.metering.cohorts import HOUR_US, CohortHour, task_cohort
 from sluice.metering.columnar.window_rows import row_columns
 from sluice.metering.windows import watermark
 from sluice.runtime.outputs import Outbox
-from sluice.runtime.state import COHORT, SOURCE, State
+from sluice.runtime.state import SOURCE, State
 from sluice.wire.codec import encode_row
 from sluice.wire.column_types import Coded, Column
 from sluice.wire.layout import layout
@@ -35,9 +35,11 @@ class Publishing:
         windows.close_due(time)
         tasks.end_silent(time)
         version, topics = self._version_base + position, self._outbox.topics
-        slots = windows.take_dirty()
-        self._rows(topics.windows, "WindowRow", row_columns(windows, slots, time, version))
-        self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
+        if windows.is_dirty():
+            columns = row_columns(windows, windows.take_dirty(), time, version)
+            self._rows(topics.windows, "WindowRow", columns)
+        if tasks.is_dirty():
+            self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
 
     def _rows(self, topic: str, name: str, columns: Mapping[str, Column | Coded]) -> None:
         tenants = columns["tenant_id"]
@@ -56,11 +58,12 @@ class Publishing:
             value = encode_row("SourceRow", sources.row_record(key, sums, version))
             self._outbox.row(self._outbox.topics.sources, key.tenant_id, value)
         complete = watermark(state.header.time)
-        for hour, cohort_sums in state.cohorts.take_dirty():
-            state.touch(COHORT, hour)
-            number = self._outbox.number
-            row = cohorts.row_record(hour, cohort_sums, number, complete, version)
-            self._outbox.partial(_partial_key(hour, number), encode_row("CohortRow", row))
+        hours, number = state.cohorts.take_dirty(), self._outbox.number
+        if not hours:
+            return
+        columns = state.cohorts.columns(hours, number, complete, version)
+        for hour, value in zip(hours, layout("CohortRow").write(columns, len(hours)), strict=True):
+            self._outbox.partial(_partial_key(hour, number), value)
 
     def sweep(self) -> None:
         """Drop what nothing can change any more; a task that is over counts in its cohort."""
@@ -68,8 +71,7 @@ class Publishing:
         for task in state.tasks.evict(time):
             hour = CohortHour(task_cohort(task.name), time - time % HOUR_US)
             if task.counted:
-                state.cohorts.add(hour, task.cost_pusd, task.input_tokens)
-                state.touch(COHORT, hour)
+                state.cohorts.add_one(hour, task.cost_pusd, task.input_tokens)
         state.forget_old(time)
 
     def next_due(self) -> int | None:
@@ -77,10 +79,10 @@ class Publishing:
         state, time = self._state, self._state.header.time
         dues = [state.windows.next_due(), state.tasks.next_due()]
         ledgers = any(ledger.dirty for ledger in state.ledgers.values())
-        if state.windows.has_dirty() or state.tasks.has_dirty() or ledgers:
+        if state.windows.is_dirty() or state.tasks.is_dirty() or ledgers:
             dues.append(_next(time, PUBLISH_S))
         sources_wait = any(sums.dirty for sums in state.sources.rows.values())
-        if sources_wait or any(sums.dirty for sums in state.cohorts.rows.values()):
+        if sources_wait or state.cohorts.is_dirty():
             dues.append(_next(time, ROUND_S))
         return min((due for due in dues if due is not None), default=None)
 

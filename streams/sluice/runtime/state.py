@@ -9,11 +9,18 @@ import msgspec
 
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.leases import Lease, LeaseKey
-from sluice.metering.cohorts import Cohort, CohortHour, Cohorts, CohortSums
+from sluice.metering.columnar.cohorts import CohortTable
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.windows import WindowTable
 from sluice.metering.sources import SourceKey, Sources, SourceSums
-from sluice.runtime.state_rows import changed_tasks, changed_windows, load_tasks, load_windows
+from sluice.runtime.state_rows import (
+    changed_cohorts,
+    changed_tasks,
+    changed_windows,
+    load_cohorts,
+    load_tasks,
+    load_windows,
+)
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
 LEASE = b"g"
@@ -39,14 +46,12 @@ class Header(msgspec.Struct, array_like=True):
 
 
 _header = msgspec.msgpack.Decoder(Header).decode
-_cohort_key = msgspec.msgpack.Decoder(tuple[tuple[str, str, str, str, str], int]).decode
 # kind -> identity from bytes, row from bytes
 _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = {
     SOURCE: (lambda b: SourceKey(*_any(b)), msgspec.msgpack.Decoder(SourceSums).decode),
     UNNUMBERED: (lambda b: tuple(_any(b)), _any),
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
     LEASE: (lambda b: LeaseKey(*_any(b)), msgspec.msgpack.Decoder(Lease).decode),
-    COHORT: (lambda b: _cohort_hour(*_cohort_key(b)), msgspec.msgpack.Decoder(CohortSums).decode),
 }
 
 
@@ -60,12 +65,12 @@ class State:
         self.ledgers: dict[LedgerKey, Ledger] = {}
         self.leases: dict[LeaseKey, Lease] = {}
         self.tasks = TaskTable()
-        self.cohorts = Cohorts(lateness_us)
+        self.cohorts = CohortTable(lateness_us)
         self._changed: dict[tuple[bytes, Any], None] = {}
 
     def load(self, rows: Mapping[bytes, bytes]) -> None:
         """Take rows of the changelog, one for each key; an empty value removes a row."""
-        columnar: dict[bytes, dict[bytes, bytes]] = {WINDOW: {}, TASK: {}}
+        columnar: dict[bytes, dict[bytes, bytes]] = {WINDOW: {}, TASK: {}, COHORT: {}}
         for key, value in rows.items():
             kind, identity = key[:1], key[1:]
             if kind in columnar:
@@ -77,11 +82,12 @@ class State:
                 _put(self._table(kind), decode_key(identity), decode_row(value) if value else None)
         load_windows(self.windows, columnar[WINDOW])
         load_tasks(self.tasks, columnar[TASK])
+        load_cohorts(self.cohorts, columnar[COHORT])
 
     def changed(self) -> bool:
         """Whether a snapshot would write anything."""
-        columnar = self.windows.has_changed() or self.tasks.has_changed()
-        return columnar or bool(self._changed)
+        tables = (self.windows, self.tasks, self.cohorts)
+        return bool(self._changed) or any(table.is_changed() for table in tables)
 
     def take_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Rows that changed since the last call, encoded; None removes a row."""
@@ -94,11 +100,12 @@ class State:
             yield kind + _encode(identity), None if row is None else _encode(row)
         yield from ((WINDOW + key, row) for key, row in changed_windows(self.windows))
         yield from ((TASK + key, row) for key, row in changed_tasks(self.tasks))
+        yield from ((COHORT + key, row) for key, row in changed_cohorts(self.cohorts))
 
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
-            LEDGER: self.ledgers, LEASE: self.leases, COHORT: self.cohorts.rows,
+            LEDGER: self.ledgers, LEASE: self.leases,
         }  # fmt: skip
         return tables[kind]
 
@@ -128,14 +135,10 @@ class State:
         self.count("lost", sum(s.lost for s in self.sources.rows.values()) - lost_before)
         self.touch_all(SOURCE, self.sources.evict(time))
         self.windows.evict(time)
-        self.touch_all(COHORT, self.cohorts.evict(time))
+        self.cohorts.evict(time)
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
             self.touch_ledger(key)
-
-
-def _cohort_hour(cohort: tuple[str, str, str, str, str], hour_start: int) -> CohortHour:
-    return CohortHour(Cohort(*cohort), hour_start)
 
 
 def _put(table: dict[Any, Any], identity: Any, row: Any) -> None:

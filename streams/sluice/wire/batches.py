@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from sluice.errors import WireError
 from sluice.wire.codec import decode
-from sluice.wire.column_types import Bools, Coded, Column, Columns, Items, Numbers, Single
+from sluice.wire.column_types import Column, Columns, Items, Numbers, Single, Texts
 from sluice.wire.columns import is_readable, read_usage
 
 # Below this the steps of the columnar reader cost more than they save.
-_WORTHWHILE = 48
+_WORTHWHILE = 10
+# Below this most strings of a chunk are made faster than their distinct ones are found.
+_FEWEST_CODED = 32
 
 Decoded = tuple[str, dict[str, Any]] | WireError
 
@@ -34,10 +34,13 @@ def decode_all(values: Sequence[bytes | None]) -> list[Decoded]:
 def events_of(columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row and fields of every event that was read whole."""
     names = list(columns.columns)
-    lists = [_values(column, columns.whole) for column in columns.columns.values()]
-    rows = np.flatnonzero(columns.whole).tolist()
-    for row, fields in zip(rows, zip(*lists, strict=True), strict=True):
-        yield row, dict(zip(names, fields))  # noqa: B905 - as long as `lists`, and this is hot
+    rows = len(columns.whole)
+    lists = [_values(column, rows) for column in columns.columns.values()]
+    for row, (whole, fields) in enumerate(
+        zip(columns.whole.tolist(), zip(*lists, strict=True), strict=True)
+    ):
+        if whole:
+            yield row, dict(zip(names, fields))  # noqa: B905 - as long as `lists`, and this is hot
 
 
 def _one(value: bytes | None) -> Decoded:
@@ -47,45 +50,46 @@ def _one(value: bytes | None) -> Decoded:
         return error
 
 
-def _values(column: Column, whole: Bools) -> list[Any]:
-    """A column's values in the whole rows, as the one-by-one reader gives them."""
-    if isinstance(column, Items):
-        return _lists(column, whole)
-    rows = np.flatnonzero(whole)
-    return _leaves(column.take(rows))
+def _values(column: Column, rows: int) -> list[Any]:
+    """A column's values as the one-by-one reader gives them; rows not read whole have nulls."""
+    return _lists(column, rows) if isinstance(column, Items) else _leaves(column)
 
 
 def _leaves(column: Single) -> list[Any]:
     if isinstance(column, Numbers):
         return _numbers(column)
-    # Few of the names in a chunk differ: each is made once.
-    codes, names = column if isinstance(column, Coded) else column.coded()
-    return [names[code] for code in codes.tolist()]
+    if isinstance(column, Texts):
+        if len(column.length) < _FEWEST_CODED:
+            return column.strings()
+        # Few of the names in a chunk differ: each is made once.
+        column = column.coded()
+    names = column.values
+    return [names[code] for code in column.codes.tolist()]
 
 
-def _lists(column: Items, whole: Bools) -> list[list[Any]]:
+def _lists(column: Items, rows: int) -> list[list[Any]]:
     if not len(column.row):
         # One list for all: nobody changes an event's lists.
-        return [[]] * int(whole.sum())
-    lists: list[list[Any]] = [[] for _ in range(len(whole))]
-    kept = np.flatnonzero(whole[column.row])
-    fields = {name: _leaves(field.take(kept)) for name, field in column.fields.items()}
+        return [[]] * rows
+    lists: list[list[Any]] = [[] for _ in range(rows)]
+    fields = {name: _leaves(field) for name, field in column.fields.items()}
     items = fields["value"] if column.is_plain else _records(fields)
-    for row, item in zip(column.row[kept].tolist(), items, strict=True):
+    for row, item in zip(column.row.tolist(), items, strict=True):
         lists[row].append(item)
-    return [lists[row] for row in np.flatnonzero(whole).tolist()]
+    return lists
 
 
 def _numbers(column: Numbers) -> list[Any]:
     values: list[Any] = column.value.tolist()
     if column.is_boolean:
         values = [bool(value) for value in values]
-    if column.known.all():
+    known = column.known.tolist()
+    if False not in known:
         return values
-    if not column.known.any():
+    if True not in known:
         return [None] * len(values)
-    return [value if known else None
-            for value, known in zip(values, column.known.tolist(), strict=True)]  # fmt: skip
+    return [value if is_known else None
+            for value, is_known in zip(values, known, strict=True)]  # fmt: skip
 
 
 def _records(fields: dict[str, list[Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,9 @@ __all__ = [
 
 Rows = Ints | slice  # a slice stands for all rows: no copy is made
 
+# Below this an Arrow array costs more than it saves.
+_FEWEST_BY_ARROW = 128
+
 
 class Coded(NamedTuple):
     """A text column as places in the list of its distinct values, of which one may be None."""
@@ -70,14 +73,18 @@ class Texts(NamedTuple):
     def coded(self) -> Coded:
         """The distinct strings and which of them each row has."""
         codes, firsts = code(self.buffer, self.start, self.length)
+        return Coded(codes, self.take(firsts).strings())
+
+    def strings(self) -> list[str | None]:
+        """The strings of all rows."""
+        if len(self.length) >= _FEWEST_BY_ARROW:
+            found: list[str | None] = self.array().to_pylist()
+            return found
         text = self.buffer.data
-        values = [
+        return [
             None if length < 0 else str(text[start : start + length], "utf-8")
-            for start, length in zip(
-                self.start[firsts].tolist(), self.length[firsts].tolist(), strict=True
-            )
+            for start, length in zip(self.start.tolist(), self.length.tolist(), strict=True)
         ]
-        return Coded(codes, values)
 
     def one(self, row: int) -> str | None:
         """The string of one row."""

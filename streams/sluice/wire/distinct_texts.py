@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import numpy.typing as npt
 
 from sluice.compiled import Bytes, Ints, compiled, inlined
 from sluice.wire.memory import last_word, signed, word_at
@@ -17,7 +18,7 @@ PAD_BYTES = 16
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads bits upwards
 _HALF = np.uint64(32)
-_FEWEST_PLACES = 64
+_FEWEST_PLACES = 512
 # Nobody outside can choose texts that collide.
 _SEED = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
@@ -34,6 +35,9 @@ def padded(data: Bytes) -> Bytes:
 
 def code(data: Bytes, start: Ints, length: Ints) -> tuple[Ints, Ints]:
     """For each text which distinct one it is, in order of appearance, and the first row of each."""
+    # Loops are compiled anew for arrays of another kind.
+    start = np.ascontiguousarray(start, dtype=np.int64)
+    length = np.ascontiguousarray(length, dtype=np.int64)
     codes = np.empty(len(start), dtype=np.int64)
     firsts = np.empty(len(start), dtype=np.int64)
     count = _code(padded(data), _SEED, start, length, codes, firsts)
@@ -46,7 +50,7 @@ def _code(
 ) -> int:
     base = signed(data.ctypes.data)
     limit = base + len(data)
-    table = np.full(_FEWEST_PLACES, -1, dtype=np.int64)
+    table = np.full(_FEWEST_PLACES, -1, dtype=np.int32)
     hashes = np.empty(len(codes), dtype=np.int64)
     count = 0
     for row in range(len(codes)):
@@ -69,15 +73,18 @@ def _code(
             firsts[count] = row
             count += 1
             if 2 * count > len(table):
-                table = _larger(hashes, count, 4 * len(table))
+                table = _larger(hashes, count, len(codes))
         codes[row] = found
     return count
 
 
 @compiled
-def _larger(hashes: Ints, count: int, size: int) -> Ints:
-    """A table with more places for the same texts."""
-    table = np.full(size, -1, dtype=np.int64)
+def _larger(hashes: Ints, count: int, rows: int) -> npt.NDArray[np.int32]:
+    """A table for the same texts that is large enough even if no other two are equal."""
+    size = _FEWEST_PLACES
+    while size < 2 * rows:
+        size *= 2
+    table = np.full(size, -1, dtype=np.int32)
     for known in range(count):
         place = hashes[known] & (size - 1)
         while table[place] >= 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 import numpy as np
 
-from sluice.wire.column_types import Bools, Bytes, Column, Ints, Items, Numbers, Texts
+from sluice.wire.column_types import Bools, Bytes, Column, Ints, Items, Numbers, Single, Texts
 from sluice.wire.layout_table import Leaf, Listed, Table
 from sluice.wire.read_loops import BOOLEAN, TEXT, read_entries
 
@@ -25,6 +26,7 @@ class Found(Mapping[str, Column]):
         self._places: Ints = np.empty((len(table.listed), rows), dtype=np.int64)
         self.whole: Bools = np.empty(rows, dtype=np.bool_)
         self._all: Bools = np.ones(rows, dtype=np.bool_)
+        self._entries: list[int] = []
         self._made: dict[str, Column] = {}
 
     def targets(self) -> tuple[Ints, Bools, Ints, Ints, Ints, Ints, Bools]:
@@ -54,22 +56,38 @@ class Found(Mapping[str, Column]):
         return Numbers(self._numbers[slot], known, kind == BOOLEAN)
 
     def _items(self, listed: Listed) -> Items:
-        counts = self._counts[listed.slot]
-        entries, width = int(counts.sum()), len(listed.leaves)
+        if not self._entries:
+            self._entries = self._counts.sum(axis=1).tolist()
+        entries = self._entries[listed.slot]
+        return self._read(listed, entries) if entries else _empty(listed)
+
+    def _read(self, listed: Listed, entries: int) -> Items:
+        counts, width = self._counts[listed.slot], len(listed.leaves)
         rows = np.empty(entries, dtype=np.int64)
         numbers, starts, lengths = (np.empty((width, entries), dtype=np.int64) for _ in range(3))
         known = np.empty((width, entries), dtype=np.bool_)
-        if entries:
-            begin, end = self._table.lists[listed.slot]
-            read_entries(
-                self._data, self._borders, counts, self._places[listed.slot],
-                self._table.entries[begin:end],
-                rows, numbers, known, starts, lengths,
-            )  # fmt: skip
-        fields: dict[str, Texts | Numbers] = {
+        begin, end = self._table.lists[listed.slot]
+        read_entries(
+            self._data, self._borders, counts, self._places[listed.slot],
+            self._table.entries[begin:end], rows, numbers, known, starts, lengths,
+        )  # fmt: skip
+        fields: dict[str, Single] = {
             leaf.name: Texts(self._data, starts[leaf.slot], lengths[leaf.slot])
             if leaf.kind == TEXT
             else Numbers(numbers[leaf.slot], known[leaf.slot], leaf.kind == BOOLEAN)
             for leaf in listed.leaves
         }
         return Items(rows, fields, listed.is_plain)
+
+
+@cache
+def _empty(listed: Listed) -> Items:
+    """A list field where no row has an entry."""
+    none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint8)
+    fields: dict[str, Single] = {
+        leaf.name: Texts(nothing, none, none)
+        if leaf.kind == TEXT
+        else Numbers(none, np.zeros(0, dtype=np.bool_), leaf.kind == BOOLEAN)
+        for leaf in listed.leaves
+    }
+    return Items(none, fields, listed.is_plain)

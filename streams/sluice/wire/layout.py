@@ -50,7 +50,7 @@ class Layout:
         It is copied unless 16 more bytes of any content follow the last border. ValueError where
         the borders are not ascending or leave the buffer.
         """
-        borders = np.ascontiguousarray(borders, dtype=np.int64)
+        borders = np.array(borders, dtype=np.int64)
         if not len(borders) or borders[0] < 0 or (borders[1:] < borders[:-1]).any():
             raise ValueError("borders of records are to be ascending")
         if borders[-1] > len(data):

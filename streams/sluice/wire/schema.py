@@ -144,6 +144,8 @@ def _columnar(kind: Any, records: dict[str, Schema], place: str) -> Any:
         return _columnar(records[kind], records, place) if kind in records else kind
     if kind["type"] == "array":
         return {"type": "array", "items": _columnar(kind["items"], records, place)}
+    if kind["type"] != "record":
+        return kind
     records[kind["name"]] = kind
     return {
         "type": "record",

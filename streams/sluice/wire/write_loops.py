@@ -1,8 +1,9 @@
 """Compiled loops that write Avro datums, row after row, from columns.
 
 A column is described by three numbers: where its first row lies among all numbers, texts or codes;
-where its distinct texts lie in the pool; and how many these are. The last is -1 for a column that
-is not coded: the places of its texts in the data are then short by the number in the middle.
+where its distinct texts lie in the pool; and how many these are. The last is negative for a column
+that is not coded, -1 less where its own buffer ends in the data: the places of its texts are then
+short by the number in the middle, where that buffer begins.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _SEVEN, _LAST_BITS = np.uint64(7), np.uint64(0x7F)
 _MORE = np.uint64(0x80)
 _SOME = np.uint8(2)  # the branch of a union that is not null
 
-# Addresses of numbers, known, starts, lengths, codes, of data with its size, and of the pool's
-# starts, lengths and bytes with their size.
-Source = tuple[int, int, int, int, int, int, int, int, int, int, int]
+# Addresses of numbers, known, starts, lengths, codes, data, and of the pool's starts, lengths and
+# bytes with their size.
+Source = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
 @compiled
@@ -43,7 +44,7 @@ def write_rows(
     source = (
         signed(numbers.ctypes.data), signed(known.ctypes.data),
         signed(starts.ctypes.data), signed(lengths.ctypes.data), signed(codes.ctypes.data),
-        signed(data.ctypes.data), len(data),
+        signed(data.ctypes.data),
         signed(pool_starts.ctypes.data), signed(pool_lengths.ctypes.data),
         signed(pool.ctypes.data), len(pool),
     )  # fmt: skip
@@ -92,17 +93,17 @@ def _leaf(
     at: int, kind: int, nullable: int, column: tuple[int, int, int], row: int, source: Source
 ) -> int:
     """Where a value ends that was written at `at`, or that it is wrong."""
-    numbers, known, starts, lengths, codes, data, size, pool_starts, pool_lengths, pool, pooled = (
-        source
-    )
+    numbers, known, starts, lengths, codes, data, pool_starts, pool_lengths, pool, pooled = source
     place = column[0] + row
     if kind != TEXT:
         if not byte_at(known + place):
             return _null(at, nullable)
         return _whole_number(at, kind, nullable, number_at(numbers + 8 * place))
     if column[2] < 0:
-        start = number_at(starts + 8 * place) + column[1]
-        return _text(at, nullable, data, size, start, number_at(lengths + 8 * place))
+        start, length = number_at(starts + 8 * place), number_at(lengths + 8 * place)
+        if start < 0 and length >= 0:
+            return _WRONG
+        return _text(at, nullable, data, -1 - column[2], start + column[1], length)
     code = number_at(codes + 8 * place)
     if code < 0 or code >= column[2]:
         return _WRONG

@@ -14,6 +14,7 @@ from sluice.wire.layout_table import Leaf, Listed, Table
 from sluice.wire.read_loops import INT, TEXT
 from sluice.wire.write_loops import MOST_NUMBER_BYTES, text_bytes, write_rows
 
+_INT64 = np.dtype(np.int64)
 _NO_BYTES: Bytes = np.zeros(0, dtype=np.uint8)
 _NO_COLUMN = (0, 0, -1)  # a list has only those of its entries
 
@@ -101,20 +102,21 @@ class _Pieces:
         begin = self.stops[-1] if self.stops else 0
         self.cursors.append(begin)
         self.stops.append(begin + count)
+        if not count:
+            self.entry_columns += [_NO_COLUMN] * len(place.leaves)
+            return
         self._entry_rows.append(column.row)
         for leaf in place.leaves:
             path = f"{place.name}[].{leaf.name}"
             field = column.fields.get(leaf.name)
-            if field is None and count:
+            if field is None:
                 raise self._wrong(path, "missing")
-            self.entry_columns.append(
-                _NO_COLUMN if field is None else self._leaf(leaf, path, field, count)
-            )
+            self.entry_columns.append(self._leaf(leaf, path, field, count))
 
     def _leaf(self, leaf: Leaf, path: str, column: AnyColumn, rows: int) -> tuple[int, int, int]:
         self._most_values += rows
         if isinstance(column, Numbers) and leaf.kind != TEXT:
-            size, made = len(column.value), self._number(column)
+            size, made = len(column.value), self._number(path, column)
         elif isinstance(column, Texts) and leaf.kind == TEXT:
             size, made = len(column.length), self._text(column)
         elif isinstance(column, Coded) and leaf.kind == TEXT:
@@ -126,7 +128,10 @@ class _Pieces:
             raise self._wrong(path, f"{size} values for {rows} rows")
         return made
 
-    def _number(self, column: Numbers) -> tuple[int, int, int]:
+    def _number(self, path: str, column: Numbers) -> tuple[int, int, int]:
+        kind = column.value.dtype
+        if kind is not _INT64 and not np.can_cast(kind, _INT64):
+            raise self._wrong(path, f"{kind} is not of at most 64 bits with a sign")
         self._numbers.append(column.value)
         self._known.append(column.known)
         self._laid_numbers += len(column.value)
@@ -140,7 +145,8 @@ class _Pieces:
         self._starts.append(column.start)
         self._lengths.append(column.length)
         self._laid_texts += len(column.length)
-        return self._laid_texts - len(column.length), self._buffers[key][1], -1
+        begin = self._buffers[key][1]
+        return self._laid_texts - len(column.length), begin, -1 - begin - len(column.buffer)
 
     def _code(self, path: str, column: Coded) -> tuple[int, int, int]:
         begin, pooled, count = self._laid_codes, len(self._pool), len(column.values)

@@ -9,6 +9,7 @@ from tests.builders import (
     NOW,
     TOPICS,
     activate,
+    cohort_rows,
     governed,
     record,
     sums_of,
@@ -78,7 +79,7 @@ def test_a_loop_costs_its_task_and_is_no_norm() -> None:
     part = applied(*(billed(k, 10, **tool) for k in range(1, 6)))
     (row,) = window_rows(part.state).values()
     (task,) = task_rows(part.state).values()
-    (cohort,) = part.state.cohorts.rows.values()
+    (cohort,) = cohort_rows(part.state).values()
     assert row.overhead_by_cause[-1] == {"key": "loop", "value": task.loop_pusd}
     assert task.loop_pusd == 20
     assert (task.tool_calls, cohort.events) == (5, 3)
@@ -87,7 +88,8 @@ def test_a_loop_costs_its_task_and_is_no_norm() -> None:
 def test_a_duplicate_adds_to_nothing_but_its_counter() -> None:
     """Window, task and cohort hold one event after two deliveries."""
     part = applied(usage(1, task_id="t"), usage(1, task_id="t"))
-    tables: list[Any] = [window_rows(part.state), task_rows(part.state), part.state.cohorts.rows]
+    tables: list[Any] = [window_rows(part.state), task_rows(part.state),
+                         cohort_rows(part.state)]  # fmt: skip
     assert [next(iter(table.values())).events for table in tables] == [1, 1, 1]
     assert part.state.header.counters["duplicates"] == 1
 
@@ -95,7 +97,7 @@ def test_a_duplicate_adds_to_nothing_but_its_counter() -> None:
 def test_a_future_event_counts_in_the_hour_of_its_arrival() -> None:
     """A clock a day ahead opens no cohort of tomorrow."""
     part = applied(usage(1, occurred_at=NOW + 20 * HOUR_US))
-    assert [key.hour_start for key in part.state.cohorts.rows] == [NOW]
+    assert [key.hour_start for key in part.state.cohorts.hours()] == [NOW]
     assert part.state.header.counters["clamped"] == 1
 
 
@@ -151,7 +153,7 @@ def test_a_row_full_of_task_tails_refuses_another() -> None:
 def test_a_full_cohort_refuses_nobody() -> None:
     """Two tenants' absurd bills fit their own rows; the hour they share takes one of them."""
     part = applied(billed(1, BIG), billed(2, BIG, tenant_id="beta"))
-    (cohort,) = part.state.cohorts.rows.values()
+    (cohort,) = cohort_rows(part.state).values()
     assert (part.state.header.counters["events"], cohort.events) == (2, 1)
     part.apply([tick(9, NOW + HOUR_US)])
     assert any(out.topic == TOPICS.partials for out in part.take())
@@ -164,4 +166,4 @@ def test_a_correction_opens_a_part_that_is_published_and_forgotten() -> None:
     part.apply([tick(9, NOW + 2 * HOUR_US)])
     rows = [decode(o.value or b"")[1] for o in part.take() if o.topic == TOPICS.tasks]
     assert (rows[-1]["input_tokens"], rows[-1]["ended"]) == (-50, True)
-    assert [key for key in part.state.cohorts.rows if key.cohort.kind == "task"] == []
+    assert [key for key in part.state.cohorts.hours() if key.cohort.kind == "task"] == []

@@ -112,6 +112,6 @@ def test_a_silent_partition_is_woken_until_nothing_waits() -> None:
         part.apply([tick(offset, now)])
         offset, woken, due = offset + 1, woken + 1, part.next_due()
     assert len(part.state.tasks) == 0
-    assert not any(sums.dirty for sums in part.state.cohorts.rows.values())
-    assert not part.state.windows.has_dirty()
+    assert not part.state.cohorts.is_dirty()
+    assert not part.state.windows.is_dirty()
     assert woken < 100

@@ -40,7 +40,7 @@ def restored(log: list[tuple[bytes, bytes]]) -> State:
 def tables(state: State) -> list[Any]:
     """Everything that a state remembers."""
     return [state.header, state.sources.rows, state.sources.unnumbered, *sums_of(state),
-            state.windows.has_dirty(), state.tasks.has_dirty()]  # fmt: skip
+            state.windows.is_dirty(), state.tasks.is_dirty()]  # fmt: skip
 
 
 def test_every_kind_of_row_survives_the_changelog() -> None:
@@ -69,7 +69,7 @@ def test_a_log_of_dirty_published_and_dropped_rows_leaves_nothing_to_publish() -
     assert (len(state.windows), len(state.tasks)) == (0, 0)
     successor = partition(_references(part), stored=dict(log))
     successor.apply([tick(6, NOW + 5 * HOUR_US)])
-    assert not state.windows.has_dirty()
+    assert not state.windows.is_dirty()
 
 
 def _references(part: Partition) -> Any:

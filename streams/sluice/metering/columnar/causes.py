@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sluice.compiled import compiled
+from sluice.compiled import compiled, inlined
 from sluice.metering.causes import (
     ABANDONED,
     CAUSES,
@@ -117,7 +117,7 @@ def _split(events: _Events, contexts: Contexts, overhead: Ints, tail: Ints) -> N
             _allocate(events.tail[n], overhead, tail, n)
 
 
-@compiled
+@inlined
 def _shares(events: _Events, contexts: Contexts, overhead: Ints, n: int) -> None:
     tokens, read = events.tokens[n], events.read[n]
     fresh = tokens - read
@@ -137,7 +137,7 @@ def _shares(events: _Events, contexts: Contexts, overhead: Ints, n: int) -> None
     overhead[FIRST_PASS, n] = events.cost[n] - recompute - growth - held
 
 
-@compiled
+@inlined
 def _allocate(amount: int, overhead: Ints, tail: Ints, n: int) -> None:
     """`amount` in the proportions of an event's shares, by largest remainder, ties by place."""
     whole = overhead[:, n].sum()

@@ -8,6 +8,7 @@ from sluice.compiled import compiled
 from sluice.metering.columnar.usage import Groups, Usage
 from sluice.wire.column_types import Bytes, Coded, Ints, Texts
 
+_ONLY = np.zeros(1, dtype=np.int64)
 _PRIME = 0x100000001B3
 
 
@@ -22,12 +23,19 @@ def coded_of(usage: Usage, name: str, rows: Ints) -> Coded:
 def coded_texts(texts: Texts, rows: Ints | None = None) -> Coded:
     """The distinct texts of some rows, or of all, and which of them each row has."""
     rows = np.arange(len(texts.length)) if rows is None else rows
+    if len(rows) == 1:  # nothing to compare
+        return Coded(_ONLY, [texts.one(int(rows[0]))])
     codes, first = _texts(texts.buffer, texts.start, texts.length, rows)
-    return Coded(codes, [texts.one(row) for row in first.tolist()])
+    start, length = texts.start[first].tolist(), texts.length[first].tolist()
+    data = texts.buffer.data
+    pairs = zip(start, length, strict=True)
+    return Coded(codes, [None if n < 0 else str(data[at : at + n], "utf-8") for at, n in pairs])
 
 
 def groups_of(codes: Ints, *more: Ints) -> Groups:
     """Rows that are alike: `first` row of each group, and the group `of` each row."""
+    if len(codes) == 1:
+        return Groups(_ONLY, _ONLY)
     of, first = _numbers(codes)
     for others in more:
         of, first = _numbers(of * (int(others.max(initial=0)) + 1) + others)
@@ -104,4 +112,4 @@ def _is_equal(buffer: Bytes, one: int, other: int, length: int) -> bool:
     place = 0
     while place < length and buffer[one + place] == buffer[other + place]:
         place += 1
-    return place == length
+    return place >= length

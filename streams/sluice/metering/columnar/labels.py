@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sluice.metering.baselines import Baseline
 from sluice.metering.cohorts import HOUR_US, SIZES
-from sluice.metering.columnar.prices import Prices, blank_event
+from sluice.metering.columnar.prices import Prices, blank_event, names_of
 from sluice.metering.columnar.usage import Usage, grouped
 from sluice.metering.labels import thresholds_of
 from sluice.money import INT64_MAX
@@ -47,18 +48,28 @@ def limits(usage: Usage, prices: Prices, baseline: Baseline | None) -> Limits:
     at, tokens = usage.number("occurred_at").value, usage.number("input_tokens").value
     is_tool = usage.coded("event_type").where("tool")
     size = np.searchsorted(np.array(SIZES), tokens, side="left").astype(np.int64)
-    groups = grouped(
-        *(usage.coded(name).codes for name in _NAMES), np.where(is_tool, 0, size),
-        prices.tenants(usage.coded("tenant_id")), prices.interval(at - at % HOUR_US),
-    )  # fmt: skip
+    sizes = np.where(is_tool, 0, size)
+    tenants = prices.tenants(usage.coded("tenant_id"))
+    intervals = prices.interval(at - at % HOUR_US)
+    groups = grouped(*(usage.coded(name).codes for name in _NAMES), sizes, tenants, intervals)
+    version, first = baseline.version if baseline else None, groups.first
+    numbers = (column[first].tolist() for column in (sizes, tenants, intervals))
+    questions = zip(names_of(usage, _NAMES, first), *numbers, strict=True)
     found = [
-        _limits(
-            {**blank_event(usage, int(row)), "input_tokens": int(tokens[row])}, prices, baseline
-        )
-        for row in groups.first
-    ]
+        prices.kept.get(("limits", version, *question), partial(
+            _limits_of, usage, row, prices, baseline
+        ))
+        for row, question in zip(first.tolist(), questions, strict=True)
+    ]  # fmt: skip
     of = np.array(found, dtype=np.int64).reshape(-1, 5)[groups.of]
     return Limits(of[:, 0], of[:, 1], of[:, 2] != 0, of[:, 3] != 0, of[:, 4] != 0)
+
+
+def _limits_of(
+    usage: Usage, row: int, prices: Prices, baseline: Baseline | None
+) -> tuple[int, int, bool, bool, bool]:
+    tokens = int(usage.number("input_tokens").value[row])
+    return _limits({**blank_event(usage, row), "input_tokens": tokens}, prices, baseline)
 
 
 def _limits(

@@ -49,9 +49,12 @@ class Names:
             self._ranks[known] = np.arange(1, len(self.texts))
         return self._ranks
 
-    def is_crowded(self) -> bool:
-        """Whether there are more than twice as many as were in use when it was last looked at."""
-        return len(self.texts) > self._most
+    def is_crowded(self, most_used: int) -> bool:
+        """Whether at least half are surely or probably not in use, of which `most_used` may be.
+
+        Probably: they are more than twice as many as were in use when it was last looked at.
+        """
+        return len(self.texts) > min(self._most, max(_FEW, 2 * most_used))
 
     def keep(self, used: Bools) -> Ints:
         """Forget texts that are not used; the new number of each old one."""

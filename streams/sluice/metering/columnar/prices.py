@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,26 @@ _UNUSED: dict[str, Any] = {
     "cache_write_input_tokens": 0, "reasoning_output_tokens": 0,
 }  # fmt: skip
 
+_MOST_KEPT = 100_000
+
+Answer = TypeVar("Answer")
+
+
+class Kept:
+    """Answers that were looked up before, by everything that they depend on."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[Any, ...], Any] = {}
+
+    def get(self, question: tuple[Any, ...], found: Callable[[], Answer]) -> Answer:
+        """The answer to a question, looked for where it was not asked before."""
+        answer: Answer | None = self._answers.get(question)
+        if answer is None:
+            if len(self._answers) >= _MOST_KEPT:
+                self._answers.clear()
+            answer = self._answers[question] = found()
+        return answer
+
 
 class Prices:
     """What in a book (None: no book is in force) tells events of one model apart."""
@@ -28,6 +48,7 @@ class Prices:
     def __init__(self, book: PriceBook | None) -> None:
         self.book = book
         self._borders = np.array(sorted(set(_instants(book))), dtype=np.int64)
+        self.kept = Kept()
         self._tenants = {name: place for place, name in enumerate(_tenants(book), 1)}
 
     def interval(self, at: Ints) -> Ints:
@@ -44,6 +65,16 @@ def blank_event(usage: Usage, row: int) -> dict[str, Any]:
     """The names in one event that its price depends on, without any usage."""
     names = {name: usage.text(name).one(row) for name in _NAMES}
     return {**_UNUSED, **names, "occurred_at": int(usage.number("occurred_at").value[row])}
+
+
+def names_of(usage: Usage, names: Sequence[str], rows: Ints) -> list[tuple[str | None, ...]]:
+    """Texts of these fields, a tuple per row."""
+    columns = (usage.coded(name) for name in names)
+    return list(zip(*(_texts(coded, rows) for coded in columns), strict=True))
+
+
+def _texts(coded: Coded, rows: Ints) -> list[str | None]:
+    return [coded.values[code] for code in coded.codes[rows].tolist()]
 
 
 def _instants(book: PriceBook | None) -> Iterator[int]:

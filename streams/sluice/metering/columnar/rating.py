@@ -8,14 +8,15 @@ has a price, contexts beyond a price threshold, and whatever might leave 64 bits
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sluice.metering.classes import RATE_CLASSES
-from sluice.metering.columnar.prices import Prices, blank_event
-from sluice.metering.columnar.usage import Usage, grouped
+from sluice.metering.columnar.prices import Answer, Prices, blank_event, names_of
+from sluice.metering.columnar.usage import Groups, Usage, grouped
 from sluice.metering.listed import tariff_of
 from sluice.metering.quantities import CLASS_LISTS, TOKENS, ran
 from sluice.metering.rating import cost
@@ -26,6 +27,7 @@ from sluice.wire.column_types import Bools, Ints
 _CLASSES = ("input", "cache_read", "cache_write", "output", "reasoning", "request", "tool_call")
 _REQUEST, _TOOL_CALL = _CLASSES.index("request"), _CLASSES.index("tool_call")
 _CODE = np.array([RATE_CLASSES.index(name) for name in _CLASSES], dtype=np.int64)
+_MODEL = ("provider_name", "request_model", "response_model", "service_tier")
 _MEASURED = ("gpu_us", "kv_byte_ms")
 # Far enough from 64 bits that rounding of the estimate is no matter.
 _ROOM = float(2**62)
@@ -135,13 +137,13 @@ def _rate_requests(usage: Usage, prices: Prices, rows: Ints, sums: _Sums) -> Non
         return
     usage = usage.take(rows) if len(rows) < usage.rows else usage
     groups = grouped(*_named(usage, prices, "event_type"))
-    events = [blank_event(usage, int(row)) for row in groups.first]
-    terms = _Columns([_terms(prices, event) for event in events], groups.of)
+    found = _asked(usage, prices, groups, ("event_type",), _terms)
+    terms = _Columns(found, groups.of)
     reached, quantity = _ran(usage), _quantities(usage)
-    found, factor = terms.flag("found"), terms.factors()
+    listed, factor = terms.flag("found"), terms.factors()
     quantity[:, _REQUEST] = reached & (factor[:, _REQUEST] >= 0)
     unknown = (quantity != 0) & (factor < 0)
-    priced = found & ~(terms.flag("needs_units") & reached)
+    priced = listed & ~(terms.flag("needs_units") & reached)
     priced &= terms.flag("free_tokens") | ~unknown.any(axis=1)
     quantity[~priced, _REQUEST] = 0
     factor[unknown | ~priced[:, None]] = 0
@@ -156,10 +158,32 @@ def _rate_requests(usage: Usage, prices: Prices, rows: Ints, sums: _Sums) -> Non
     sums.contract[rows] = terms.flag("contract")
 
 
+def _asked(
+    usage: Usage, prices: Prices, groups: Groups, more: tuple[str, ...],
+    answer: Callable[[Prices, Mapping[str, Any]], Answer],
+) -> list[Answer]:  # fmt: skip
+    """What `answer` says of the first event of each group, asked once for all that are alike."""
+    first = groups.first
+    tenants = prices.tenants(usage.coded("tenant_id"))[first].tolist()
+    intervals = prices.interval(usage.number("occurred_at").value[first]).tolist()
+    questions = zip(names_of(usage, (*_MODEL, *more), first), tenants, intervals, strict=True)
+    return [
+        prices.kept.get(
+            (answer.__name__, *question), partial(_answered, answer, prices, usage, row)
+        )
+        for row, question in zip(first.tolist(), questions, strict=True)
+    ]
+
+
+def _answered(
+    answer: Callable[[Prices, Mapping[str, Any]], Answer], prices: Prices, usage: Usage, row: int
+) -> Answer:
+    return answer(prices, blank_event(usage, row))
+
+
 def _named(usage: Usage, prices: Prices, *more: str) -> list[Ints]:
     """What the look-up of a model's price depends on."""
-    names = ("provider_name", "request_model", "response_model", "service_tier", *more)
-    return [*(usage.coded(name).codes for name in names),
+    return [*(usage.coded(name).codes for name in (*_MODEL, *more)),
             prices.tenants(usage.coded("tenant_id")),
             prices.interval(usage.number("occurred_at").value)]  # fmt: skip
 
@@ -225,8 +249,9 @@ def _rate_calls(usage: Usage, prices: Prices, rows: Ints, sums: _Sums) -> None:
     if not len(rows):
         return
     usage = usage.take(rows) if len(rows) < usage.rows else usage
-    groups = grouped(*_named(usage, prices, "tool_name", "tool_server", "outcome"))
-    found = [_call(prices, blank_event(usage, int(row))) for row in groups.first]
+    more = ("tool_name", "tool_server", "outcome")
+    groups = grouped(*_named(usage, prices, *more))
+    found = _asked(usage, prices, groups, more, _call)
     of = np.array(found, dtype=np.int64)[groups.of]
     sums.quantity[rows, _TOOL_CALL], sums.cost_pusd[rows, _TOOL_CALL] = of[:, 0], of[:, 1]
     sums.priced[rows], sums.done[rows], sums.contract[rows] = of[:, 2], of[:, 3], of[:, 4]

@@ -1,6 +1,7 @@
 """Counts that few rows have many of: entries of (key, two sums), chained per row.
 
-A row has a head per kind of entry; from there entries lead to one another. Classes, histogram
+A row has a head per kind of entry, or for histograms, which get long, one for each of several
+ways, and from there entries lead to one another. Classes, histogram
 buckets and labels of a window row are kept so: an array with a column for each would be nearly
 empty. Entries of rows that are gone are used again.
 """
@@ -12,22 +13,21 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sluice.compiled import compiled
+from sluice.compiled import compiled, inlined
 from sluice.wire.column_types import Ints
 
 Links = npt.NDArray[np.int32]
 Number = TypeVar("Number", np.int64, np.int32, np.uint8)
 NOTHING = -1
 _USED, _FREE = 0, 1  # of `counts`: entries ever used, the first one that is free again
+KEY, FIRST, SECOND, AFTER = range(4)  # columns of `cells`, together in memory: one look for all
+_WIDTH = 4
 
 
 class Entries(NamedTuple):
-    """Keys and sums of entries, which entry follows each, and how many there are."""
+    """Entries as rows of four numbers: key, two sums, and the entry that follows; and counts."""
 
-    key: Ints
-    first: Ints
-    second: Ints
-    after: Links
+    cells: Ints
     counts: Ints
 
 
@@ -51,19 +51,16 @@ class Found(NamedTuple):
 
 def made(capacity: int) -> Entries:
     """Room for so many entries, all unused."""
-    key, first, second = (np.zeros(capacity, dtype=np.int64) for _ in range(3))
     counts = np.array([0, NOTHING], dtype=np.int64)
-    return Entries(key, first, second, np.zeros(capacity, dtype=np.int32), counts)
+    return Entries(np.zeros((capacity, _WIDTH), dtype=np.int64), counts)
 
 
 def with_room(entries: Entries, more: int) -> Entries:
     """The same entries with room for `more` at least."""
-    needed = int(entries.counts[_USED]) + more
-    if needed <= len(entries.key):
+    needed, held = int(entries.counts[_USED]) + more, len(entries.cells)
+    if needed <= held:
         return entries
-    capacity = max(needed, len(entries.key) * 3 // 2)
-    key, first, second = (grown(c, capacity) for c in (entries.key, entries.first, entries.second))
-    return Entries(key, first, second, grown(entries.after, capacity), entries.counts)
+    return Entries(grown(entries.cells, max(needed, held * 3 // 2)), entries.counts)
 
 
 def grown(column: npt.NDArray[Number], capacity: int) -> npt.NDArray[Number]:
@@ -73,20 +70,20 @@ def grown(column: npt.NDArray[Number], capacity: int) -> npt.NDArray[Number]:
     return longer
 
 
-@compiled
+@inlined
 def add(heads: Links, row: int, entries: Entries, key: int, first: int, second: int) -> None:
     """Add to the entry of a key of a row, which is made where there is none."""
     at = heads[row]
     while at != NOTHING:
-        if entries.key[at] == key:
-            entries.first[at] += first
-            entries.second[at] += second
+        if entries.cells[at, KEY] == key:
+            entries.cells[at, FIRST] += first
+            entries.cells[at, SECOND] += second
             return
-        at = entries.after[at]
+        at = entries.cells[at, AFTER]
     insert(heads, row, entries, key, first, second)
 
 
-@compiled
+@inlined
 def insert(heads: Links, row: int, entries: Entries, key: int, first: int, second: int) -> None:
     """Put an entry of a new key before a row's others; there is room for it."""
     at = entries.counts[_FREE]
@@ -94,40 +91,30 @@ def insert(heads: Links, row: int, entries: Entries, key: int, first: int, secon
         at = entries.counts[_USED]
         entries.counts[_USED] += 1
     else:
-        entries.counts[_FREE] = entries.after[at]
-    entries.key[at], entries.first[at], entries.second[at] = key, first, second
-    entries.after[at] = heads[row]
+        entries.counts[_FREE] = entries.cells[at, AFTER]
+    entries.cells[at, KEY], entries.cells[at, FIRST], entries.cells[at, SECOND] = key, first, second
+    entries.cells[at, AFTER] = heads[row]
     heads[row] = at
 
 
-@compiled
-def count_of(heads: Links, row: int, entries: Entries, low: int, high: int) -> int:
-    """How many entries of a row have a key from `low` to below `high`."""
-    found, at = 0, heads[row]
-    while at != NOTHING:
-        found += low <= entries.key[at] < high
-        at = entries.after[at]
-    return found
-
-
-@compiled
-def has(heads: Links, row: int, entries: Entries, key: int) -> bool:
-    """Whether a row has an entry of this key."""
+@inlined
+def second_of(heads: Links, row: int, entries: Entries, key: int) -> int:
+    """The second sum of a row's entry of this key, 0 where there is none."""
     at = heads[row]
     while at != NOTHING:
-        if entries.key[at] == key:
-            return True
-        at = entries.after[at]
-    return False
+        if entries.cells[at, KEY] == key:
+            return int(entries.cells[at, SECOND])
+        at = entries.cells[at, AFTER]
+    return 0
 
 
-@compiled
+@inlined
 def free(heads: Links, row: int, entries: Entries) -> None:
     """Give a row's entries back."""
     at = heads[row]
     while at != NOTHING:
-        after = entries.after[at]
-        entries.after[at] = entries.counts[_FREE]
+        after = entries.cells[at, AFTER]
+        entries.cells[at, AFTER] = entries.counts[_FREE]
         entries.counts[_FREE] = at
         at = after
     heads[row] = NOTHING
@@ -140,11 +127,25 @@ def _collect(heads: Links, rows: Ints, entries: Entries, out: Ints) -> int:
         at = heads[rows[place]]
         while at != NOTHING:
             if found < out.shape[1]:
-                out[0, found], out[1, found] = place, entries.key[at]
-                out[2, found], out[3, found] = entries.first[at], entries.second[at]
+                out[0, found], out[1, found] = place, entries.cells[at, KEY]
+                out[2, found], out[3, found] = entries.cells[at, FIRST], entries.cells[at, SECOND]
             found += 1
-            at = entries.after[at]
+            at = entries.cells[at, AFTER]
     return found
+
+
+def collect_ways(heads: Links, rows: Ints, entries: Entries, ways: int) -> Found:
+    """The entries of rows that have several chains each, side by side in `heads`."""
+    chains = (rows[:, None] * ways + np.arange(ways)).ravel()
+    found = collect(heads, chains, entries)
+    return found._replace(row=found.row // ways)
+
+
+@inlined
+def free_ways(heads: Links, row: int, entries: Entries, ways: int) -> None:
+    """Give the entries of all chains of a row back."""
+    for chain in range(row * ways, (row + 1) * ways):
+        free(heads, chain, entries)
 
 
 def collect(heads: Links, rows: Ints, entries: Entries) -> Found:

@@ -8,32 +8,33 @@ from typing import Any
 import numpy as np
 
 from sluice.errors import WireError
-from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar import task_layout as layout
+from sluice.metering.columnar import task_upkeep as upkeep
 from sluice.metering.columnar.distinct import coded_texts
 from sluice.metering.columnar.names import EMPTY, NONE
-from sluice.metering.columnar.task_kernels import Store
+from sluice.metering.columnar.task_layout import Store
 from sluice.metering.columnar.task_store import TaskStore
 from sluice.metering.tasks import TaskKey
 from sluice.wire.column_types import Bools, Coded, Column, Columns, Ints, Items, Numbers, Texts
 
 _AMOUNTS = {
-    "opened_at": kernels.OPENED_AT, "started_at": kernels.STARTED_AT,
-    "last_seen_at": kernels.LAST_SEEN_AT, "events": kernels.EVENTS, "steps": kernels.STEPS,
-    "tool_calls": kernels.TOOL_CALLS, "fan_out": kernels.FAN_OUT, "retries": kernels.RETRIES,
-    "input_tokens": kernels.INPUT_TOKENS, "output_tokens": kernels.OUTPUT_TOKENS,
-    "cost_pusd": kernels.COST_PUSD, "unpriced": kernels.UNPRICED, "tail_pusd": kernels.TAIL_PUSD,
-    "loop_pusd": kernels.LOOP_PUSD,
+    "opened_at": layout.OPENED_AT, "started_at": layout.STARTED_AT,
+    "last_seen_at": layout.LAST_SEEN_AT, "events": layout.EVENTS, "steps": layout.STEPS,
+    "tool_calls": layout.TOOL_CALLS, "fan_out": layout.FAN_OUT, "retries": layout.RETRIES,
+    "input_tokens": layout.INPUT_TOKENS, "output_tokens": layout.OUTPUT_TOKENS,
+    "cost_pusd": layout.COST_PUSD, "unpriced": layout.UNPRICED, "tail_pusd": layout.TAIL_PUSD,
+    "loop_pusd": layout.LOOP_PUSD,
 }  # fmt: skip
 _HIDDEN_AMOUNTS = {
-    "seen_at": kernels.SEEN_AT, "gross_pusd": kernels.GROSS_PUSD,
-    "cached_tokens": kernels.CACHED_TOKENS,
+    "seen_at": layout.SEEN_AT, "gross_pusd": layout.GROSS_PUSD,
+    "cached_tokens": layout.CACHED_TOKENS,
 }  # fmt: skip
 _TEXTS = {
-    "project_id": kernels.PROJECT, "agent_name": kernels.AGENT,
-    "workflow_name": kernels.WORKFLOW, "slo_outcome": kernels.SLO_OUTCOME,
+    "project_id": layout.PROJECT, "agent_name": layout.AGENT,
+    "workflow_name": layout.WORKFLOW, "slo_outcome": layout.SLO_OUTCOME,
 }  # fmt: skip
-_HIDDEN_TEXTS = {"outcome": kernels.OUTCOME, "cached_model": kernels.CACHED_MODEL}
-_FLAGS = {"ended": kernels.ENDED, "dirty": kernels.DIRTY, "looping": kernels.LOOPING}
+_HIDDEN_TEXTS = {"outcome": layout.OUTCOME, "cached_model": layout.CACHED_MODEL}
+_FLAGS = {"ended": layout.ENDED, "dirty": layout.DIRTY, "looping": layout.LOOPING}
 _NULLABLE_TEXTS = ("agent_name", "workflow_name", "slo_outcome")
 
 
@@ -65,18 +66,18 @@ def task_columns(store: TaskStore, slots: Ints, version: int) -> dict[str, Colum
     """TaskRows of some slots, as `tasks.row_record` gives them."""
     arrays = store.arrays
     amounts, marks = arrays.amounts[slots], arrays.marks[slots]
-    ended = (marks[:, kernels.FLAGS] & kernels.ENDED) != 0
-    outcome = marks[:, kernels.OUTCOME].astype(np.int64)
-    over = amounts[:, kernels.COST_PUSD] - amounts[:, kernels.BASELINE_PUSD]
-    costly = amounts[:, kernels.COST_PUSD] > amounts[:, kernels.BASELINE_PUSD]
-    score = kernels.scores(arrays, slots)
+    ended = (marks[:, layout.FLAGS] & layout.ENDED) != 0
+    outcome = marks[:, layout.OUTCOME].astype(np.int64)
+    over = amounts[:, layout.COST_PUSD] - amounts[:, layout.BASELINE_PUSD]
+    costly = amounts[:, layout.COST_PUSD] > amounts[:, layout.BASELINE_PUSD]
+    score = upkeep.scores(arrays, slots)
     known = score >= 0
     return {
         **_shared(store, slots, amounts, marks),
         "task_tail_pusd": _judged(marks, np.where(costly, over, 0)),
         "loop_score_ppm": Numbers(np.where(known, score, 0), known),
         "outcome": store.names.coded(np.where(ended & (outcome != EMPTY), outcome, NONE)),
-        "ended": _flag(marks, kernels.ENDED),
+        "ended": _flag(marks, layout.ENDED),
         "caps": _no_caps(),
         "version": _numbers(np.full(len(slots), version, dtype=np.int64)),
     }
@@ -96,7 +97,7 @@ def state_columns(store: TaskStore, slots: Ints) -> dict[str, Column | Coded]:
 
 
 def _shared(
-    store: TaskStore, slots: Ints, amounts: Ints, marks: kernels.Marks
+    store: TaskStore, slots: Ints, amounts: Ints, marks: layout.Marks
 ) -> dict[str, Column | Coded]:
     keys = store.keys_of(slots)
     tenants = {key.tenant_id: None for key in keys}
@@ -107,8 +108,8 @@ def _shared(
         "task_id": Coded(np.arange(len(keys)), [key.task_id for key in keys]),
         **{name: _numbers(amounts[:, column]) for name, column in _AMOUNTS.items()},
         **{name: store.names.coded(marks[:, column]) for name, column in _TEXTS.items()},
-        "depth": _numbers(marks[:, kernels.DEPTH].astype(np.int64)),
-        "baseline_pusd": _judged(marks, amounts[:, kernels.BASELINE_PUSD]),
+        "depth": _numbers(marks[:, layout.DEPTH].astype(np.int64)),
+        "baseline_pusd": _judged(marks, amounts[:, layout.BASELINE_PUSD]),
     }
 
 
@@ -116,18 +117,18 @@ def _numbers(values: Ints) -> Numbers:
     return Numbers(np.ascontiguousarray(values), np.ones(len(values), dtype=np.bool_))
 
 
-def _has(marks: kernels.Marks, flag: int) -> Bools:
-    found: Bools = (marks[:, kernels.FLAGS] & flag) != 0
+def _has(marks: layout.Marks, flag: int) -> Bools:
+    found: Bools = (marks[:, layout.FLAGS] & flag) != 0
     return found
 
 
-def _flag(marks: kernels.Marks, flag: int) -> Numbers:
+def _flag(marks: layout.Marks, flag: int) -> Numbers:
     has = _has(marks, flag)
     return Numbers(has.astype(np.int64), np.ones(len(has), dtype=np.bool_), is_boolean=True)
 
 
-def _judged(marks: kernels.Marks, values: Ints) -> Numbers:
-    known = _has(marks, kernels.JUDGED)
+def _judged(marks: layout.Marks, values: Ints) -> Numbers:
+    known = _has(marks, layout.JUDGED)
     return Numbers(np.where(known, values, 0), known)
 
 
@@ -144,22 +145,22 @@ def _entries(lengths: Ints) -> tuple[Ints, Ints]:
     return row, np.arange(len(row)) - begins[row]
 
 
-def _children(arrays: Store, marks: kernels.Marks) -> Items:
-    row, place = _entries(marks[:, kernels.PARENTS].astype(np.int64))
-    block = marks[row, kernels.CHILDREN]
+def _children(arrays: Store, marks: layout.Marks) -> Items:
+    row, place = _entries(marks[:, layout.PARENTS].astype(np.int64))
+    block = marks[row, layout.CHILDREN]
     fields: dict[str, Texts | Numbers] = {
         "parent": _numbers(arrays.children[block, place]),
-        "count": _numbers(arrays.children[block, kernels.MEMORY + place]),
+        "count": _numbers(arrays.children[block, layout.MEMORY + place]),
     }
     return Items(row, fields, is_plain=False)
 
 
-def _symbols(arrays: Store, marks: kernels.Marks) -> Items:
-    end = marks[:, kernels.SYMBOLS_END].astype(np.int64)
-    length = np.minimum(end, kernels.MEMORY)
+def _symbols(arrays: Store, marks: layout.Marks) -> Items:
+    end = marks[:, layout.SYMBOLS_END].astype(np.int64)
+    length = np.minimum(end, layout.MEMORY)
     row, place = _entries(length)
     place = (end - length)[row] + place
-    symbols = arrays.symbols[marks[row, kernels.SYMBOLS], place % kernels.MEMORY]
+    symbols = arrays.symbols[marks[row, layout.SYMBOLS], place % layout.MEMORY]
     return Items(row, {"value": _numbers(symbols)}, is_plain=True)
 
 
@@ -197,27 +198,27 @@ def _texts_of(column: Column) -> list[str]:
 def _items(column: Column, rows: int) -> Items:
     if not isinstance(column, Items):
         raise WireError("task_state", "a list is missing")
-    if np.bincount(column.row, minlength=rows).max(initial=0) > kernels.MEMORY:
-        raise WireError("task_state", f"a list of more than {kernels.MEMORY} entries")
+    if np.bincount(column.row, minlength=rows).max(initial=0) > layout.MEMORY:
+        raise WireError("task_state", f"a list of more than {layout.MEMORY} entries")
     return column
 
 
 def _load_rows(store: TaskStore, slots: Ints, columns: Mapping[str, Column]) -> None:
-    amounts = np.zeros((len(slots), kernels.AMOUNTS), dtype=np.int64)
-    marks = np.zeros((len(slots), kernels.MARKS), dtype=np.int32)
+    amounts = np.zeros((len(slots), layout.AMOUNTS), dtype=np.int64)
+    marks = np.zeros((len(slots), layout.MARKS), dtype=np.int32)
     for name, place in (_AMOUNTS | _HIDDEN_AMOUNTS).items():
         amounts[:, place] = _number(columns, name).value
     baseline = _number(columns, "baseline_pusd")
-    amounts[:, kernels.BASELINE_PUSD] = baseline.value
+    amounts[:, layout.BASELINE_PUSD] = baseline.value
     for name, place in (_TEXTS | _HIDDEN_TEXTS).items():
         column = columns[name]
         if isinstance(column, Texts):
             marks[:, place] = store.names.numbers(coded_texts(column))
-    marks[:, kernels.DEPTH] = _number(columns, "depth").value
-    flags = kernels.LIVE + kernels.JUDGED * baseline.known.astype(np.int64)
+    marks[:, layout.DEPTH] = _number(columns, "depth").value
+    flags = layout.LIVE + layout.JUDGED * baseline.known.astype(np.int64)
     for name, flag in _FLAGS.items():
         flags += flag * _number(columns, name).value
-    marks[:, kernels.FLAGS] = flags
+    marks[:, layout.FLAGS] = flags
     store.put(slots, amounts, marks)
 
 
@@ -234,10 +235,10 @@ def _load_lists(store: TaskStore, slots: Ints, lists: Mapping[str, Items]) -> No
     store.reserve(len(blocks["children"]), len(blocks["symbols"]))
     arrays = store.arrays
     for name, count, block, target, stack, height in (
-        ("children", kernels.PARENTS, kernels.CHILDREN, arrays.children, arrays.free_children,
-         kernels.FREE_CHILDREN),
-        ("symbols", kernels.SYMBOLS_END, kernels.SYMBOLS, arrays.symbols, arrays.free_symbols,
-         kernels.FREE_SYMBOLS),
+        ("children", layout.PARENTS, layout.CHILDREN, arrays.children, arrays.free_children,
+         layout.FREE_CHILDREN),
+        ("symbols", layout.SYMBOLS_END, layout.SYMBOLS, arrays.symbols, arrays.free_symbols,
+         layout.FREE_SYMBOLS),
     ):  # fmt: skip
         having = blocks[name]
         arrays.counts[height] -= len(having)
@@ -248,4 +249,4 @@ def _load_lists(store: TaskStore, slots: Ints, lists: Mapping[str, Items]) -> No
         of = arrays.marks[slots[row], block]
         for at, column in enumerate(lists[name].fields.values()):
             if isinstance(column, Numbers):
-                target[of, at * kernels.MEMORY + place] = column.value
+                target[of, at * layout.MEMORY + place] = column.value

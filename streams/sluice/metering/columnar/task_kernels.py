@@ -1,84 +1,115 @@
-"""One event after the other added to the sums of its task, as machine code.
-
-A task has a row of amounts and a row of marks, whose columns the constants here name. What a kept
-compilation was made of is not looked at when another module changes: it stands here, or is given.
-"""
+"""One event after the other added to the sums of its task, as machine code."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
 from sluice.compiled import compiled
+from sluice.metering.columnar.task_layout import (
+    AGAIN,
+    AGENT,
+    AGENT_OF,
+    BASELINE_PUSD,
+    CACHED_MODEL,
+    CACHED_TOKENS,
+    CHANGED,
+    CHANGED_COUNT,
+    CHILDREN,
+    CORRECTION,
+    COST,
+    COST_PUSD,
+    DEPTH,
+    DEPTH_OF,
+    DIRTY,
+    DIRTY_COUNT,
+    EMPTY_TEXT,
+    ENDED,
+    EVENTS,
+    FAN_OUT,
+    FLAGS,
+    FREE_CHILDREN,
+    FREE_SYMBOLS,
+    GROSS_PUSD,
+    HAD_NO_PRICE,
+    INFERENCE,
+    INPUT,
+    INPUT_TOKENS,
+    JUDGED,
+    KIND,
+    KNOWN,
+    LAST_SEEN_AT,
+    LIVE,
+    LOOP_PUSD,
+    LOOPING,
+    MEMORY,
+    MODEL_OF,
+    OCCURRED,
+    OPENED_AT,
+    OUTCOME,
+    OUTCOME_OF,
+    OUTPUT,
+    OUTPUT_TOKENS,
+    PARENT,
+    PARENTS,
+    PRICED,
+    PROJECT,
+    PROJECT_OF,
+    Q95,
+    READ,
+    REQUEST,
+    RETRIES,
+    SEEN_AT,
+    SLO_OF,
+    SLO_OUTCOME,
+    STARTED,
+    STARTED_AT,
+    STEPS,
+    SYMBOL,
+    SYMBOLS,
+    SYMBOLS_END,
+    TAIL,
+    TAIL_PUSD,
+    TIME,
+    TOOL,
+    TOOL_CALLS,
+    UNPRICED,
+    WORKFLOW,
+    WORKFLOW_OF,
+    WRITTEN,
+    Kinds,
+    LoopRule,
+    Marks,
+    Norms,
+    Store,
+)
 from sluice.money import INT64_MAX
-from sluice.wire.column_types import Bools, Ints
+from sluice.wire.column_types import Ints
 
-Marks = npt.NDArray[np.int32]
-
-# Columns of `Store.amounts`; _AT are broker times but for STARTED_AT and LAST_SEEN_AT.
-(OPENED_AT, STARTED_AT, LAST_SEEN_AT, SEEN_AT, EVENTS, STEPS, TOOL_CALLS, FAN_OUT, RETRIES,
- INPUT_TOKENS, OUTPUT_TOKENS, COST_PUSD, UNPRICED, TAIL_PUSD, LOOP_PUSD, GROSS_PUSD, BASELINE_PUSD,
- CACHED_TOKENS) = range(18)  # fmt: skip
-AMOUNTS = 18
-# Columns of `Store.marks`: numbers of texts, the depth, flags; blocks (0: none) and their use.
-(PROJECT, AGENT, WORKFLOW, OUTCOME, SLO_OUTCOME, CACHED_MODEL, DEPTH, FLAGS, CHILDREN, PARENTS,
- SYMBOLS, SYMBOLS_END) = range(12)  # fmt: skip
-MARKS, TEXTS = 12, 6
-# Flags of a task; one that is not LIVE opens with the next event.
-LIVE, ENDED, DIRTY, CHANGED, LOOPING, JUDGED = 1, 2, 4, 8, 16, 32
-# Places in `Store.counts`.
-DIRTY_COUNT, CHANGED_COUNT, FREE_CHILDREN, FREE_SYMBOLS = range(4)
-COUNTS = 4
-MEMORY = 64  # parents and symbols of a task, of each the newest
-# Columns of an event; SYMBOL and PARENT are -1 where there is none.
-(KIND, TIME, COST, TAIL, Q95, OCCURRED_AT, STARTED, INPUT, OUTPUT, CACHED, DEPTH_OF, PROJECT_OF,
- AGENT_OF, WORKFLOW_OF, OUTCOME_OF, SLO_OF, MODEL_OF, SYMBOL, PARENT) = range(19)  # fmt: skip
-EVENT_COLUMNS = 19
-# Bits of KIND.
-CORRECTION, REQUEST, INFERENCE, TOOL, AGAIN, PRICED, KNOWN, HAD_NO_PRICE = (
-    1, 2, 4, 8, 16, 32, 64, 128,
-)  # fmt: skip
-EMPTY_TEXT = 1  # numbers of texts: 0 is None, 1 is ""
 _FAILED_BIT = 1
-_GRAM, _GRAM_WINDOW = 3, 32
-_PPM = 1_000_000
 
 
-class Store(NamedTuple):
-    """Rows of tasks by slot, blocks of their parents and symbols, and which slots wait for what.
-
-    A block of `children` holds numbers of parents, oldest first, then their counts; one of
-    `symbols` is a ring. Free blocks lie on stacks whose heights are in `counts`.
-    """
-
-    amounts: Ints
-    marks: Marks
-    children: Ints
-    free_children: Ints
-    symbols: Ints
-    free_symbols: Ints
-    dirty: Ints
-    changed: Ints
-    counts: Ints
+@compiled
+def gather(columns: tuple[Ints, ...], rows: Ints, events: Ints) -> None:
+    """Put some rows of the columns of a run into the first columns of events."""
+    for column in range(len(columns)):
+        for i in range(len(rows)):
+            events[i, column] = columns[column][rows[i]]
 
 
-class Norms(NamedTuple):
-    """What tasks of the run normally cost at most, where that was measured; calls in a task."""
-
-    q95_pusd: Ints
-    known: Bools
-    calls: int
-
-
-class LoopRule(NamedTuple):
-    """When symbols repeat, as `loops` says it."""
-
-    same: int
-    same_failed: int
-    longest_period: int
-    rounds: int
+@compiled
+def put_kinds(run: Kinds, rows: Ints, types: Ints, events: Ints) -> None:
+    """Put the KIND of events in its column; `types`: the bits that the type of each one gives."""
+    for i in range(len(rows)):
+        row, kind = rows[i], types[i]
+        if run.attempt[row] > 1 or run.attempt_kind_length[row] >= 0:
+            kind |= AGAIN
+        if run.priced[row]:
+            kind |= PRICED
+        if run.known[row]:
+            kind |= KNOWN
+        if not run.original_known[row]:
+            kind |= HAD_NO_PRICE
+        events[i, KIND] = kind
 
 
 @compiled
@@ -89,6 +120,8 @@ def add_rows(
     effects = np.zeros((len(events), 4), dtype=np.int64)
     for i in range(len(events)):
         event, slot = events[i], slots[group[i]]
+        if not event[KIND] & PRICED:
+            event[COST] = 0
         amounts, marks = store.amounts[slot], store.marks[slot]
         looping, cached = 0, 0
         if not marks[FLAGS] & LIVE:
@@ -108,7 +141,7 @@ def add_rows(
                 _count_child(store, amounts, marks, event[PARENT])
         elif event[KIND] & HAD_NO_PRICE and event[KIND] & PRICED:
             amounts[UNPRICED] -= 1
-        _touch(store, slot)
+        touch(store, slot)
         if marks[FLAGS] & JUDGED:
             effects[i, 2], effects[i, 3] = _task_tail(amounts, marks) - before, 1
     return effects
@@ -120,7 +153,7 @@ def _open(amounts: Ints, marks: Marks, event: Ints) -> None:
     marks[:] = 0
     marks[FLAGS] = LIVE
     amounts[OPENED_AT] = amounts[SEEN_AT] = event[TIME]
-    amounts[STARTED_AT], amounts[LAST_SEEN_AT] = event[STARTED], event[OCCURRED_AT]
+    amounts[STARTED_AT], amounts[LAST_SEEN_AT] = event[STARTED], event[OCCURRED]
     marks[PROJECT], marks[AGENT] = event[PROJECT_OF], event[AGENT_OF]
     marks[WORKFLOW] = event[WORKFLOW_OF]
     marks[OUTCOME] = marks[CACHED_MODEL] = EMPTY_TEXT
@@ -163,8 +196,8 @@ def _count(amounts: Ints, marks: Marks, event: Ints, looping: int) -> None:
         amounts[TOOL_CALLS] += 1
     marks[DEPTH] = max(marks[DEPTH], event[DEPTH_OF])
     amounts[STARTED_AT] = min(amounts[STARTED_AT], event[STARTED])
-    if event[OCCURRED_AT] >= amounts[LAST_SEEN_AT]:
-        amounts[LAST_SEEN_AT], marks[OUTCOME] = event[OCCURRED_AT], event[OUTCOME_OF]
+    if event[OCCURRED] >= amounts[LAST_SEEN_AT]:
+        amounts[LAST_SEEN_AT], marks[OUTCOME] = event[OCCURRED], event[OUTCOME_OF]
         if event[SLO_OF] > EMPTY_TEXT:
             marks[SLO_OUTCOME] = event[SLO_OF]
     amounts[SEEN_AT] = event[TIME]
@@ -172,7 +205,7 @@ def _count(amounts: Ints, marks: Marks, event: Ints, looping: int) -> None:
     if looping:
         amounts[LOOP_PUSD] += event[COST]
     if kind & INFERENCE:
-        amounts[CACHED_TOKENS], marks[CACHED_MODEL] = event[CACHED], event[MODEL_OF]
+        amounts[CACHED_TOKENS], marks[CACHED_MODEL] = event[READ] + event[WRITTEN], event[MODEL_OF]
 
 
 @compiled
@@ -244,150 +277,19 @@ def _count_child(store: Store, amounts: Ints, marks: Marks, parent: int) -> None
 
 
 @compiled
-def _touch(store: Store, slot: int) -> None:
+def touch(store: Store, slot: int) -> None:
     """A task is to be published."""
     if not store.marks[slot, FLAGS] & DIRTY:
         store.marks[slot, FLAGS] |= DIRTY
         store.dirty[store.counts[DIRTY_COUNT]] = slot
         store.counts[DIRTY_COUNT] += 1
-    _change(store, slot)
+    change(store, slot)
 
 
 @compiled
-def _change(store: Store, slot: int) -> None:
+def change(store: Store, slot: int) -> None:
     """A task is to be stored."""
     if not store.marks[slot, FLAGS] & CHANGED:
         store.marks[slot, FLAGS] |= CHANGED
         store.changed[store.counts[CHANGED_COUNT]] = slot
         store.counts[CHANGED_COUNT] += 1
-
-
-@compiled
-def end_silent(store: Store, top: int, latest: int) -> int:
-    """End the tasks below slot `top` last seen at `latest` or before; how many."""
-    ended = 0
-    for slot in range(top):
-        flags = store.marks[slot, FLAGS]
-        if flags & LIVE and not flags & ENDED and store.amounts[slot, SEEN_AT] <= latest:
-            store.marks[slot, FLAGS] |= ENDED
-            _touch(store, slot)
-            ended += 1
-    return ended
-
-
-@compiled
-def over(store: Store, top: int, latest: int) -> Ints:
-    """Slots below `top` that ended, were published, and were last seen before `latest`."""
-    found = np.empty(top, dtype=np.int64)
-    count = 0
-    for slot in range(top):
-        state = store.marks[slot, FLAGS] & (LIVE | ENDED | DIRTY)
-        if state == LIVE | ENDED and store.amounts[slot, SEEN_AT] < latest:
-            found[count] = slot
-            count += 1
-    return found[:count].copy()
-
-
-@compiled
-def next_due(store: Store, top: int, gap: int, keep: int) -> tuple[bool, int]:
-    """The earliest time at which a task ends after `gap` or leaves after `keep`, if any does."""
-    found, earliest = False, 0
-    for slot in range(top):
-        flags = store.marks[slot, FLAGS]
-        if flags & LIVE:
-            due = store.amounts[slot, SEEN_AT] + (keep if flags & ENDED else gap)
-            earliest = min(earliest, due) if found else due
-            found = True
-    return found, earliest
-
-
-@compiled
-def published(store: Store) -> Ints:
-    """Slots that waited to be published; they do so no longer."""
-    slots = store.dirty[: store.counts[DIRTY_COUNT]].copy()
-    for slot in slots:
-        store.marks[slot, FLAGS] &= ~DIRTY
-        _change(store, slot)
-    store.counts[DIRTY_COUNT] = 0
-    return slots
-
-
-@compiled
-def stored(store: Store) -> Ints:
-    """Slots that changed; they count as stored."""
-    slots = store.changed[: store.counts[CHANGED_COUNT]].copy()
-    for slot in slots:
-        store.marks[slot, FLAGS] &= ~CHANGED
-    store.counts[CHANGED_COUNT] = 0
-    return slots
-
-
-@compiled
-def clear(store: Store, slots: Ints) -> None:
-    """Empty the rows of some slots and give their blocks back."""
-    for slot in slots:
-        marks = store.marks[slot]
-        if marks[CHILDREN]:
-            store.free_children[store.counts[FREE_CHILDREN]] = marks[CHILDREN]
-            store.counts[FREE_CHILDREN] += 1
-        if marks[SYMBOLS]:
-            store.free_symbols[store.counts[FREE_SYMBOLS]] = marks[SYMBOLS]
-            store.counts[FREE_SYMBOLS] += 1
-        marks[:] = 0
-    store.counts[DIRTY_COUNT] = _marked(store, store.dirty, store.counts[DIRTY_COUNT], DIRTY)
-    store.counts[CHANGED_COUNT] = _marked(
-        store, store.changed, store.counts[CHANGED_COUNT], CHANGED
-    )
-
-
-@compiled
-def _marked(store: Store, slots: Ints, count: int, flag: int) -> int:
-    """Keep the slots of a list that have a flag; how many."""
-    kept = 0
-    for place in range(count):
-        if store.marks[slots[place], FLAGS] & flag:
-            slots[kept] = slots[place]
-            kept += 1
-    return kept
-
-
-@compiled
-def scores(store: Store, slots: Ints) -> Ints:
-    """Share of repeated runs of three among the last symbols (ppm); -1 with fewer than three."""
-    found = np.full(len(slots), -1, dtype=np.int64)
-    for i in range(len(slots)):
-        marks = store.marks[slots[i]]
-        length = min(marks[SYMBOLS_END], MEMORY, _GRAM_WINDOW)
-        if length >= _GRAM:
-            ring, newest = store.symbols[marks[SYMBOLS]], marks[SYMBOLS_END] - 1
-            found[i] = _repeated(ring, newest, length) * _PPM // (length - _GRAM + 1)
-    return found
-
-
-@compiled
-def _repeated(ring: Ints, newest: int, length: int) -> int:
-    """How many runs of three among the newest symbols were there before."""
-    repeated = 0
-    for end in range(length - _GRAM + 1):
-        for other in range(end):
-            same = True
-            for k in range(_GRAM):
-                if ring[(newest - end - k) % MEMORY] != ring[(newest - other - k) % MEMORY]:
-                    same = False
-            if same:
-                repeated += 1
-                break
-    return repeated
-
-
-@compiled
-def has_room(start: Ints, group: Ints, moves: Ints) -> bool:
-    """Whether sums that begin at `start` stay within 64 bits with every row of `moves`."""
-    sums = start.copy()
-    for i in range(len(group)):
-        for column in range(moves.shape[1]):
-            total, by = sums[group[i], column], moves[i, column]
-            if (by > 0 and total > INT64_MAX - by) or (by < 0 and total < -INT64_MAX - by):
-                return False
-            sums[group[i], column] = total + by
-    return True

@@ -8,9 +8,11 @@ import numpy as np
 
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
-from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar import task_layout as layout
 from sluice.metering.columnar.distinct import coded_of, groups_of
 from sluice.metering.columnar.names import EMPTY, Names
+from sluice.metering.columnar.task_kernels import gather, put_kinds
+from sluice.metering.columnar.task_layout import Kinds, Moves
 from sluice.metering.columnar.usage import Usage
 from sluice.metering.quantities import REQUEST_TYPES
 from sluice.metering.tasks import TaskKey
@@ -68,63 +70,59 @@ def task_rows(usage: Usage) -> TaskRows:
     return TaskRows(rows, keys, groups.of, groups.first)
 
 
+def moves_of(run: TaskRun) -> Moves:
+    """What the events of a run move the sums of their tasks by."""
+    tokens = (run.usage.number(name).value for name in ("input_tokens", "output_tokens"))
+    return Moves(np.ascontiguousarray(run.cost_pusd), run.priced, *tokens)
+
+
 def events_of(run: TaskRun, rows: Ints, names: Names) -> Ints:
     """Rows of a run as the loop reads them."""
     usage = run.usage
-    outcome = coded_of(usage, "outcome", rows)
-    events = np.empty((len(rows), kernels.EVENT_COLUMNS), dtype=np.int64)
-    events[:, kernels.KIND] = _kind(run, rows)
-    for column, values in (
-        (kernels.TIME, run.time), (kernels.TAIL, run.tail_pusd), (kernels.Q95, run.q95_pusd),
-    ):  # fmt: skip
-        events[:, column] = values[rows]
-    events[:, kernels.COST] = np.where(run.priced[rows], run.cost_pusd[rows], 0)
-    for column, name in _NUMBERS:
-        events[:, column] = usage.number(name).value[rows]
-    events[:, kernels.CACHED] += usage.number("cache_write_input_tokens").value[rows]
+    events = np.empty((len(rows), layout.EVENT_COLUMNS), dtype=np.int64)
+    given = (run.time, run.cost_pusd, run.tail_pusd, run.q95_pusd)
+    amounts = (usage.number(name).value for name in _AMOUNTS)
+    gather((*map(np.ascontiguousarray, given), *amounts), rows, events)
+    put_kinds(_kinds(run), rows, _types(usage, rows), events)
     for column, name in _TEXTS:
         events[:, column] = names.numbers(coded_of(usage, name, rows))
-    events[:, kernels.OUTCOME_OF] = names.numbers(outcome)
-    asked = names.numbers(coded_of(usage, "request_model", rows))
-    answered = events[:, kernels.MODEL_OF]
-    events[:, kernels.MODEL_OF] = np.where(answered > EMPTY, answered, asked)
-    is_tool = (events[:, kernels.KIND] & kernels.TOOL) != 0
-    events[:, kernels.SYMBOL] = _symbols(usage, rows, is_tool, outcome.where("error"))
-    events[:, kernels.PARENT] = _parents(usage, rows)
+    answered = events[:, layout.MODEL_OF]
+    unnamed = answered <= EMPTY
+    if unnamed.any():
+        answered[unnamed] = names.numbers(coded_of(usage, "request_model", rows[unnamed]))
+    is_tool = (events[:, layout.KIND] & layout.TOOL) != 0
+    failed = events[:, layout.OUTCOME_OF] == names.number("error")
+    events[:, layout.SYMBOL] = _symbols(usage, rows, is_tool, failed)
+    events[:, layout.PARENT] = _parents(usage, rows)
     return events
 
 
-_NUMBERS = (
-    (kernels.OCCURRED_AT, "occurred_at"), (kernels.STARTED, "started_at"),
-    (kernels.INPUT, "input_tokens"), (kernels.OUTPUT, "output_tokens"),
-    (kernels.CACHED, "cache_read_input_tokens"), (kernels.DEPTH_OF, "depth"),
-)  # fmt: skip
+# From column OCCURRED on.
+_AMOUNTS = ("occurred_at", "started_at", "input_tokens", "output_tokens",
+            "cache_read_input_tokens", "cache_write_input_tokens", "depth")  # fmt: skip
 _TEXTS = (
-    (kernels.PROJECT_OF, "project_id"), (kernels.AGENT_OF, "agent_name"),
-    (kernels.WORKFLOW_OF, "workflow_name"), (kernels.SLO_OF, "slo_outcome"),
-    (kernels.MODEL_OF, "response_model"),
+    (layout.PROJECT_OF, "project_id"), (layout.AGENT_OF, "agent_name"),
+    (layout.WORKFLOW_OF, "workflow_name"), (layout.OUTCOME_OF, "outcome"),
+    (layout.SLO_OF, "slo_outcome"), (layout.MODEL_OF, "response_model"),
 )  # fmt: skip
 _KINDS = {
-    **dict.fromkeys(REQUEST_TYPES, kernels.REQUEST),
-    "inference": kernels.REQUEST | kernels.INFERENCE,
-    "tool": kernels.TOOL,
-    "correction": kernels.CORRECTION,
+    **dict.fromkeys(REQUEST_TYPES, layout.REQUEST),
+    "inference": layout.REQUEST | layout.INFERENCE,
+    "tool": layout.TOOL,
+    "correction": layout.CORRECTION,
 }
 
 
-def _kind(run: TaskRun, rows: Ints) -> Ints:
-    usage = run.usage
+def _types(usage: Usage, rows: Ints) -> Ints:
     types = coded_of(usage, "event_type", rows)
     kinds = [_KINDS.get(value or "", 0) for value in types.values]
-    found = np.array(kinds, dtype=np.int64)[types.codes]
-    again = usage.text("attempt_kind").length >= 0
-    again |= usage.number("attempt").value > 1
-    for bit, has in (
-        (kernels.AGAIN, again), (kernels.PRICED, run.priced), (kernels.KNOWN, run.known),
-        (kernels.HAD_NO_PRICE, ~usage.number("original_cost_pusd").known),
-    ):  # fmt: skip
-        found |= bit * has[rows].astype(np.int64)
-    return found
+    return np.array(kinds, dtype=np.int64)[types.codes]
+
+
+def _kinds(run: TaskRun) -> Kinds:
+    number, text = run.usage.number, run.usage.text
+    return Kinds(number("attempt").value, text("attempt_kind").length, run.priced, run.known,
+                 number("original_cost_pusd").known)  # fmt: skip
 
 
 def _symbols(usage: Usage, rows: Ints, is_tool: Bools, failed: Bools) -> Ints:

@@ -8,16 +8,17 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar import task_layout as layout
+from sluice.metering.columnar import task_upkeep as upkeep
 from sluice.metering.columnar.names import Names
-from sluice.metering.columnar.task_kernels import Store
+from sluice.metering.columnar.task_layout import Store
 from sluice.metering.tasks import TaskKey
 from sluice.wire.column_types import Ints
 
 _Number = TypeVar("_Number", np.int64, np.int32)
 
 _SLOTS, _BLOCKS = 256, 8  # to begin with
-_ID_COLUMNS = slice(kernels.PROJECT, kernels.PROJECT + kernels.TEXTS)
+_ID_COLUMNS = slice(layout.PROJECT, layout.PROJECT + layout.TEXTS)
 
 
 class TaskStore:
@@ -29,13 +30,13 @@ class TaskStore:
         self.keys: list[TaskKey | None] = []
         self._free: list[int] = []
         self.arrays = Store(
-            np.empty((_SLOTS, kernels.AMOUNTS), dtype=np.int64),
-            np.zeros((_SLOTS, kernels.MARKS), dtype=np.int32),
-            *_blocks(2 * kernels.MEMORY), *_blocks(kernels.MEMORY),
+            np.empty((_SLOTS, layout.AMOUNTS), dtype=np.int64),
+            np.zeros((_SLOTS, layout.MARKS), dtype=np.int32),
+            *_blocks(2 * layout.MEMORY), *_blocks(layout.MEMORY),
             np.empty(_SLOTS, dtype=np.int64), np.empty(_SLOTS, dtype=np.int64),
-            np.zeros(kernels.COUNTS, dtype=np.int64),
+            np.zeros(layout.COUNTS, dtype=np.int64),
         )  # fmt: skip
-        self.arrays.counts[[kernels.FREE_CHILDREN, kernels.FREE_SYMBOLS]] = _BLOCKS - 1
+        self.arrays.counts[[layout.FREE_CHILDREN, layout.FREE_SYMBOLS]] = _BLOCKS - 1
 
     @property
     def top(self) -> int:
@@ -57,14 +58,14 @@ class TaskStore:
         found = [slot for key in keys if (slot := self.slots.get(key)) is not None]
         return np.array(found, dtype=np.int64)
 
-    def put(self, slots: Ints, amounts: Ints, marks: kernels.Marks) -> None:
+    def put(self, slots: Ints, amounts: Ints, marks: layout.Marks) -> None:
         """Fill the rows of slots that were just given; those that are dirty are to be published."""
         arrays = self.arrays
         arrays.amounts[slots], arrays.marks[slots] = amounts, marks
-        dirty = slots[(marks[:, kernels.FLAGS] & kernels.DIRTY) != 0]
-        count = int(arrays.counts[kernels.DIRTY_COUNT])
+        dirty = slots[(marks[:, layout.FLAGS] & layout.DIRTY) != 0]
+        count = int(arrays.counts[layout.DIRTY_COUNT])
         arrays.dirty[count : count + len(dirty)] = dirty
-        arrays.counts[kernels.DIRTY_COUNT] += len(dirty)
+        arrays.counts[layout.DIRTY_COUNT] += len(dirty)
 
     def _taken(self, key: TaskKey) -> int:
         if self._free:
@@ -87,11 +88,11 @@ class TaskStore:
         for slot in slots.tolist():
             self.keys[slot] = None
             self._free.append(slot)
-        kernels.clear(self.arrays, slots)
+        upkeep.clear(self.arrays, slots)
 
     def forget_texts(self) -> None:
         """Forget the texts that no task has any more, once they are as many as the others."""
-        if not self.names.is_crowded():
+        if not self.names.is_crowded(layout.TEXTS * len(self.slots)):
             return
         ids = self.arrays.marks[: self.top, _ID_COLUMNS]
         used = np.zeros(len(self.names), dtype=np.bool_)
@@ -102,14 +103,14 @@ class TaskStore:
         """See to it that so many blocks of each kind are free."""
         arrays = self.arrays
         counts = arrays.counts
-        if counts[kernels.FREE_CHILDREN] < children:
+        if counts[layout.FREE_CHILDREN] < children:
             more = _more_blocks(
-                arrays.children, arrays.free_children, counts, kernels.FREE_CHILDREN, children
+                arrays.children, arrays.free_children, counts, layout.FREE_CHILDREN, children
             )
             arrays = arrays._replace(children=more[0], free_children=more[1])
-        if counts[kernels.FREE_SYMBOLS] < symbols:
+        if counts[layout.FREE_SYMBOLS] < symbols:
             more = _more_blocks(
-                arrays.symbols, arrays.free_symbols, counts, kernels.FREE_SYMBOLS, symbols
+                arrays.symbols, arrays.free_symbols, counts, layout.FREE_SYMBOLS, symbols
             )
             arrays = arrays._replace(symbols=more[0], free_symbols=more[1])
         self.arrays = arrays

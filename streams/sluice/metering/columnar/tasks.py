@@ -12,19 +12,23 @@ import numpy as np
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
 from sluice.metering.cohorts import task_cohort
-from sluice.metering.columnar import task_kernels as kernels
+from sluice.metering.columnar import task_layout as layout
+from sluice.metering.columnar import task_upkeep as upkeep
 from sluice.metering.columnar.names import EMPTY
 from sluice.metering.columnar.task_columns import load_state, state_columns, task_columns
-from sluice.metering.columnar.task_kernels import LoopRule, Norms
+from sluice.metering.columnar.task_kernels import add_rows
+from sluice.metering.columnar.task_layout import LoopRule, Norms
 from sluice.metering.columnar.task_run import (
     TaskEffects,
     TaskRows,
     TaskRun,
     events_of,
+    moves_of,
     task_rows,
     usual_inputs,
 )
 from sluice.metering.columnar.task_store import TaskStore, sorted_slots
+from sluice.metering.columnar.usage import Usage
 from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Coded, Column, Columns, Ints
@@ -48,6 +52,7 @@ class TaskTable:
     def __init__(self) -> None:
         self._store = TaskStore()
         self._gone: dict[TaskKey, None] = {}
+        self._found: tuple[Usage, TaskRows] | None = None  # of the run that was asked about last
 
     def __len__(self) -> int:
         return len(self._store.slots)
@@ -55,29 +60,26 @@ class TaskTable:
     def has_room(self, run: TaskRun) -> bool:
         """Whether `add` keeps every sum of the run within 64 bits."""
         found = task_rows(run.usage)
+        self._found = run.usage, found
         if not len(found.rows):
             return True
         store = self._store
-        start = np.zeros((len(found.keys), len(_SUMS)), dtype=np.int64)
-        for place, key in enumerate(found.keys):
-            if (slot := store.slots.get(key)) is not None:
-                start[place] = store.arrays.amounts[slot, _SUMS]
-        moves = np.stack([
-            np.where(run.priced, np.abs(run.cost_pusd), 0)[found.rows],
-            run.usage.number("input_tokens").value[found.rows],
-            run.usage.number("output_tokens").value[found.rows],
-        ], axis=1)  # fmt: skip
-        return kernels.has_room(start, found.group, moves)
+        slots = np.array([store.slots.get(key, -1) for key in found.keys], dtype=np.int64)
+        start = store.arrays.amounts[slots[:, None], _SUMS]
+        start[slots < 0] = 0
+        return upkeep.has_room(start, found.group, found.rows, moves_of(run))
 
     def gross_pusd(self, run: TaskRun) -> int:
         """A bound of how far the tails of the run's tasks can move by what was added before."""
         store = self._store
-        slots = store.slots_in_use(task_rows(run.usage).keys)
-        return int(sum(store.arrays.amounts[slots, kernels.GROSS_PUSD].tolist()))
+        found = self._found
+        keys = (found[1] if found and found[0] is run.usage else task_rows(run.usage)).keys
+        return sum(store.arrays.amounts[store.slots_in_use(keys), layout.GROSS_PUSD].tolist())
 
     def add(self, run: TaskRun) -> TaskEffects:
         """Add all events in their order; `has_room` comes first."""
-        found = task_rows(run.usage)
+        asked, self._found = self._found, None
+        found = asked[1] if asked and asked[0] is run.usage else task_rows(run.usage)
         effects = np.zeros((4, run.usage.rows), dtype=np.int64)
         if len(found.rows):
             effects[:, found.rows] = self._added(run, found).T
@@ -94,11 +96,11 @@ class TaskTable:
             for key in found.keys:
                 self._gone.pop(key, None)
         store.reserve(
-            self._without(slots, events, found, kernels.PARENT, kernels.CHILDREN),
-            self._without(slots, events, found, kernels.SYMBOL, kernels.SYMBOLS),
+            self._without(slots, events, found, layout.PARENT, layout.CHILDREN),
+            self._without(slots, events, found, layout.SYMBOL, layout.SYMBOLS),
         )
         norms = self._norms(slots, events[found.first], run.baseline)
-        effects = kernels.add_rows(store.arrays, events, found.group, slots, norms, _RULE)
+        effects = add_rows(store.arrays, events, found.group, slots, norms, _RULE)
         store.forget_texts()
         return effects
 
@@ -115,9 +117,9 @@ class TaskTable:
         q95, known = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
         if baseline is not None:
             marks, texts = self._store.arrays.marks[slots], self._store.names.texts
-            is_new = marks[:, kernels.FLAGS] == 0
-            agent = np.where(is_new, first[:, kernels.AGENT_OF], marks[:, kernels.AGENT])
-            workflow = np.where(is_new, first[:, kernels.WORKFLOW_OF], marks[:, kernels.WORKFLOW])
+            is_new = marks[:, layout.FLAGS] == 0
+            agent = np.where(is_new, first[:, layout.AGENT_OF], marks[:, layout.AGENT])
+            workflow = np.where(is_new, first[:, layout.WORKFLOW_OF], marks[:, layout.WORKFLOW])
             names, of = np.unique(_name_of(agent, workflow), return_inverse=True)
             for place, name in enumerate(names.tolist()):
                 norm = baseline.norm(task_cohort(texts[name] or ""))
@@ -127,25 +129,25 @@ class TaskTable:
 
     def end_silent(self, time: int) -> int:
         """Mark tasks that fell silent, to be published once more; how many."""
-        return kernels.end_silent(self._store.arrays, self._store.top, time - GAP_US)
+        return upkeep.end_silent(self._store.arrays, self._store.top, time - GAP_US)
 
     def next_due(self) -> int | None:
         """Broker time at which a task ends or leaves if nothing comes, or None."""
         store = self._store
-        found, due = kernels.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
+        found, due = upkeep.next_due(store.arrays, store.top, GAP_US, KEEP_US + 1)
         return due if found else None
 
-    def has_dirty(self) -> bool:
+    def is_dirty(self) -> bool:
         """Whether a task is to be published."""
-        return bool(self._store.arrays.counts[kernels.DIRTY_COUNT])
+        return bool(self._store.arrays.counts[layout.DIRTY_COUNT])
 
-    def has_changed(self) -> bool:
-        """Whether `take_changed` would give anything."""
-        return bool(self._gone) or bool(self._store.arrays.counts[kernels.CHANGED_COUNT])
+    def is_changed(self) -> bool:
+        """Whether a task is to be stored or removed from what is stored."""
+        return bool(self._gone or self._store.arrays.counts[layout.CHANGED_COUNT])
 
     def take_dirty(self) -> Ints:
         """Slots of tasks to publish now, in key order; they count as published afterwards."""
-        slots = kernels.published(self._store.arrays)
+        slots = upkeep.published(self._store.arrays)
         return sorted_slots(self._store.keys_of(slots), slots)
 
     def rows(self, slots: Ints, version: int) -> dict[str, Column | Coded]:
@@ -155,7 +157,7 @@ class TaskTable:
     def evict(self, time: int) -> list[Evicted]:
         """Remove published tasks that are long over and return them in key order."""
         store = self._store
-        slots = kernels.over(store.arrays, store.top, time - KEEP_US)
+        slots = upkeep.over(store.arrays, store.top, time - KEEP_US)
         slots = sorted_slots(store.keys_of(slots), slots)
         evicted = self._evicted(slots)
         store.free(slots)
@@ -166,9 +168,9 @@ class TaskTable:
     def _evicted(self, slots: Ints) -> list[Evicted]:
         arrays, texts = self._store.arrays, self._store.names.texts
         amounts, marks = arrays.amounts[slots], arrays.marks[slots]
-        name = _name_of(marks[:, kernels.AGENT], marks[:, kernels.WORKFLOW])
-        cost, tokens = amounts[:, kernels.COST_PUSD], amounts[:, kernels.INPUT_TOKENS]
-        priced = amounts[:, kernels.EVENTS] > np.maximum(0, amounts[:, kernels.UNPRICED])
+        name = _name_of(marks[:, layout.AGENT], marks[:, layout.WORKFLOW])
+        cost, tokens = amounts[:, layout.COST_PUSD], amounts[:, layout.INPUT_TOKENS]
+        priced = amounts[:, layout.EVENTS] > np.maximum(0, amounts[:, layout.UNPRICED])
         counted = priced & (cost >= 0) & (tokens >= 0)
         columns = (column.tolist() for column in (name, cost, tokens, counted))
         return [
@@ -184,7 +186,7 @@ class TaskTable:
     def take_changed(self) -> tuple[Ints, list[TaskKey]]:
         """Slots that changed since the last call, and keys of tasks that are gone since."""
         gone, self._gone = list(self._gone), {}
-        return kernels.stored(self._store.arrays), gone
+        return upkeep.stored(self._store.arrays), gone
 
     def state_rows(self, slots: Ints) -> dict[str, Column | Coded]:
         """Rows of TASK_STATE: all that is needed to go on."""
@@ -208,10 +210,10 @@ class TaskTable:
         self._store.free(self._store.slots_in_use([key]))
 
 
-_SUMS = [kernels.GROSS_PUSD, kernels.INPUT_TOKENS, kernels.OUTPUT_TOKENS]
+_SUMS = np.array([layout.GROSS_PUSD, layout.INPUT_TOKENS, layout.OUTPUT_TOKENS])
 
 
-def _name_of(agent: Ints | kernels.Marks, workflow: Ints | kernels.Marks) -> Ints:
+def _name_of(agent: Ints | layout.Marks, workflow: Ints | layout.Marks) -> Ints:
     """The number of the name that a task's cohort has; None and "" are the same there."""
     name = np.where(agent > EMPTY, agent, np.where(workflow > EMPTY, workflow, EMPTY))
     return name.astype(np.int64)

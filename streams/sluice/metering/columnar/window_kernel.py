@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sluice.compiled import compiled
+from sluice.compiled import compiled, inlined
 from sluice.metering.columnar import sparse
 from sluice.metering.columnar.sparse import NOTHING, Entries, Links
 from sluice.metering.histogram import BORDERS, ZERO_BUCKET
@@ -39,6 +39,8 @@ LABEL_STEP = 2**40
 CAUSES_AT = 2**20
 _LATENCY = MEASURED.index("latency_us")
 ROWS_USED, _ROW_FREE, ROWS_LIVE, _GONE_FROM_INDEX = range(4)  # of `Rows.counts`
+# Chains of one histogram: a bucket is in that of its number's lowest bits.
+WAYS = 4
 _EMPTY, _GONE = -1, -2  # of `Rows.index`
 
 _BORDERS = np.array(BORDERS, dtype=np.int64)
@@ -125,7 +127,8 @@ class Stored(NamedTuple):
 
 def made(capacity: int) -> Rows:
     """Room for so many rows."""
-    classes, latency, cost, labels = (np.full(capacity, NOTHING, dtype=np.int32) for _ in range(4))
+    classes, labels = (np.full(capacity, NOTHING, dtype=np.int32) for _ in range(2))
+    latency, cost = (np.full(WAYS * capacity, NOTHING, dtype=np.int32) for _ in range(2))
     return Rows(
         np.zeros((capacity, len(SUMS)), dtype=np.int64), np.zeros(capacity, dtype=np.int64),
         np.zeros((capacity, WIDTH), dtype=np.int32), np.zeros(capacity, dtype=np.uint8),
@@ -147,12 +150,9 @@ def with_room(rows: Rows, more: int) -> Rows:
 
 def _wider(rows: Rows, capacity: int) -> Rows:
     held = len(rows.start)
-    classes, latency, cost, labels = (
-        sparse.grown(heads, capacity)
-        for heads in (rows.classes, rows.latency, rows.cost, rows.labels)
-    )
-    for heads in (classes, latency, cost, labels):
-        heads[held:] = NOTHING
+    classes, labels = (sparse.grown(heads, capacity) for heads in (rows.classes, rows.labels))
+    latency, cost = (sparse.grown(heads, WAYS * capacity) for heads in (rows.latency, rows.cost))
+    classes[held:] = labels[held:] = latency[WAYS * held :] = cost[WAYS * held :] = NOTHING
     wider = Rows(
         sparse.grown(rows.sums, capacity), sparse.grown(rows.start, capacity),
         sparse.grown(rows.names, capacity), sparse.grown(rows.state, capacity),
@@ -167,7 +167,7 @@ def _index(capacity: int) -> Links:
     return np.full(1 << (2 * capacity - 1).bit_length(), _EMPTY, dtype=np.int32)
 
 
-@compiled
+@inlined
 def _place(names: Ints, start: int, index: Links) -> int:
     """Where the search for a key begins."""
     mixed = np.uint64(start // 1_000_000)
@@ -190,7 +190,7 @@ def reindex(rows: Rows) -> None:
             rows.places[at] = slot
 
 
-@compiled
+@inlined
 def _at(rows: Rows, names: Ints, start: int) -> int:
     """The place of a key in the index, else the empty one where it would go."""
     at = _place(names, start, rows.places)
@@ -201,7 +201,7 @@ def _at(rows: Rows, names: Ints, start: int) -> int:
     return at
 
 
-@compiled
+@inlined
 def _is(rows: Rows, slot: int, names: Ints, start: int) -> bool:
     if rows.start[slot] != start:
         return False
@@ -226,7 +226,7 @@ def find(rows: Rows, keys: Keys, opening: bool) -> Ints:  # noqa: FBT001 (compil
     return slots
 
 
-@compiled
+@inlined
 def _opened(rows: Rows, names: Ints, start: int) -> int:
     slot = int(rows.counts[_ROW_FREE])
     if slot == NOTHING:
@@ -257,12 +257,12 @@ def leave(rows: Rows, entries: Entries, slots: Ints) -> None:
         rows.counts[ROWS_LIVE] -= 1
 
 
-@compiled
+@inlined
 def clear(rows: Rows, entries: Entries, slot: int) -> None:
     """Give the entries of a row back."""
     sparse.free(rows.classes, slot, entries)
-    sparse.free(rows.latency, slot, entries)
-    sparse.free(rows.cost, slot, entries)
+    sparse.free_ways(rows.latency, slot, entries, WAYS)
+    sparse.free_ways(rows.cost, slot, entries, WAYS)
     sparse.free(rows.labels, slot, entries)
 
 
@@ -277,7 +277,7 @@ def most(rows: Rows, slots: Ints) -> float:
     return largest
 
 
-@compiled
+@inlined
 def touch(rows: Rows, slot: int) -> None:
     """A row changed and is to be published; a closed one that had been is revised by that."""
     state = rows.state[slot]
@@ -303,7 +303,7 @@ def add(rows: Rows, entries: Entries, run: Added, book: int, baseline: int, othe
             rows.names[slot, BASELINE] = baseline
 
 
-@compiled
+@inlined
 def _add_amounts(rows: Rows, slot: int, run: Added, n: int) -> None:
     for kind in range(run.tokens.shape[0]):
         rows.sums[slot, TOKENS_AT + kind] += run.tokens[kind, n]
@@ -314,7 +314,7 @@ def _add_amounts(rows: Rows, slot: int, run: Added, n: int) -> None:
     rows.sums[slot, CLAMPED] += run.clamped[n]
 
 
-@compiled
+@inlined
 def _add_parts(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> None:
     begin = run.part_end[n - 1] if n else 0
     for place in range(begin, run.part_end[n]):
@@ -323,7 +323,7 @@ def _add_parts(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> N
         rows.sums[slot, VOLUME] += abs(quantity)
 
 
-@compiled
+@inlined
 def _gross(run: Added, n: int) -> int:
     """A bound of every amount of money that the event adds to or takes from one sum."""
     begin = run.part_end[n - 1] if n else 0
@@ -337,7 +337,7 @@ def _gross(run: Added, n: int) -> int:
     return max(classes, cost)
 
 
-@compiled
+@inlined
 def _add_money(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> None:
     rows.sums[slot, GROSS] += _gross(run, n)
     rows.sums[slot, COST] += run.cost_pusd[n]
@@ -352,7 +352,13 @@ def _add_money(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> N
         rows.state[slot] |= TASKED
 
 
-@compiled
+@inlined
+def way_of(slot: int, bucket: int) -> int:
+    """The chain of a row's histogram that a bucket is in."""
+    return slot * WAYS + (bucket & (WAYS - 1))
+
+
+@inlined
 def bucket_of(value: int) -> int:
     """The histogram bucket of a whole number from 0 on."""
     if value == 0:
@@ -367,7 +373,7 @@ def bucket_of(value: int) -> int:
     return low
 
 
-@compiled
+@inlined
 def _count(rows: Rows, slot: int, entries: Entries, run: Added, n: int, other: int) -> None:
     sums, cost = rows.sums[slot], run.cost_pusd[n]
     sums[EVENTS] += 1
@@ -381,25 +387,32 @@ def _count(rows: Rows, slot: int, entries: Entries, run: Added, n: int, other: i
         _count_label(rows, slot, entries, RISK_FLAGS, run.flag[place], other)
     if run.known[_LATENCY, n]:
         bucket = bucket_of(run.measured[_LATENCY, n])
-        sparse.add(rows.latency, slot, entries, bucket, 1, cost)
+        sparse.add(rows.latency, way_of(slot, bucket), entries, bucket, 1, cost)
     if run.priced[n]:
-        sparse.add(rows.cost, slot, entries, bucket_of(cost), 1, cost)
+        bucket = bucket_of(cost)
+        sparse.add(rows.cost, way_of(slot, bucket), entries, bucket, 1, cost)
         sums[PACKAGED] += run.packaged[n]
         sums[UNLABELLED] += not run.labelled[n]
 
 
-@compiled
+@inlined
 def _count_label(
     rows: Rows, slot: int, entries: Entries, kind: int, label: int, other: int
 ) -> None:
-    low = kind * LABEL_STEP
-    if not sparse.has(rows.labels, slot, entries, low + label):
-        there = sparse.count_of(rows.labels, slot, entries, low, low + LABEL_STEP)
-        label = other if there >= MAX_LABELS else label
+    low, there = kind * LABEL_STEP, 0
+    at = rows.labels[slot]
+    while at != NOTHING:
+        key = entries.cells[at, sparse.KEY]
+        if key == low + label:
+            entries.cells[at, sparse.FIRST] += 1
+            return
+        there += low <= key < low + LABEL_STEP
+        at = entries.cells[at, sparse.AFTER]
+    label = other if there >= MAX_LABELS else label
     sparse.add(rows.labels, slot, entries, low + label, 1, 0)
 
 
-@compiled
+@inlined
 def _correct(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> None:
     """Move the original's cost in the histogram from what it was to what it is."""
     sums, delta, before = rows.sums[slot], run.cost_pusd[n], run.original_pusd[n]
@@ -408,11 +421,13 @@ def _correct(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> Non
         return
     sums[CORRECTED] += delta
     if run.original_known[n]:
-        sparse.add(rows.cost, slot, entries, bucket_of(max(0, before)), -1, -before)
+        bucket = bucket_of(max(0, before))
+        sparse.add(rows.cost, way_of(slot, bucket), entries, bucket, -1, -before)
     else:
         sums[UNPRICED] -= 1
     after = before + delta
-    sparse.add(rows.cost, slot, entries, bucket_of(max(0, after)), 1, after)
+    bucket = bucket_of(max(0, after))
+    sparse.add(rows.cost, way_of(slot, bucket), entries, bucket, 1, after)
 
 
 @compiled
@@ -433,9 +448,9 @@ def rename(rows: Rows, entries: Entries, slots: Ints, moved: Ints) -> None:
                 rows.names[slot, column] = moved[rows.names[slot, column]]
         at = rows.labels[slot]
         while at != NOTHING:
-            kind, label = divmod(entries.key[at], LABEL_STEP)
-            entries.key[at] = kind * LABEL_STEP + moved[label]
-            at = entries.after[at]
+            kind, label = divmod(entries.cells[at, sparse.KEY], LABEL_STEP)
+            entries.cells[at, sparse.KEY] = kind * LABEL_STEP + moved[label]
+            at = entries.cells[at, sparse.AFTER]
     reindex(rows)
 
 
@@ -450,13 +465,20 @@ def load(rows: Rows, entries: Entries, slots: Ints, stored: Stored) -> None:
         rows.names[slot, BOOK] = stored.book[n]
         rows.names[slot, BASELINE] = stored.baseline[n]
         _load_entries(rows.classes, slot, entries, stored.classes, n)
-        _load_entries(rows.latency, slot, entries, stored.latency, n)
-        _load_entries(rows.cost, slot, entries, stored.cost, n)
+        _load_buckets(rows.latency, slot, entries, stored.latency, n)
+        _load_buckets(rows.cost, slot, entries, stored.cost, n)
         _load_entries(rows.labels, slot, entries, stored.labels, n)
 
 
-@compiled
+@inlined
 def _load_entries(heads: Links, slot: int, entries: Entries, listed: Listed, n: int) -> None:
     for place in range(listed.end[n - 1] if n else 0, listed.end[n]):
         key, first, second = listed.key[place], listed.first[place], listed.second[place]
         sparse.insert(heads, slot, entries, key, first, second)
+
+
+@inlined
+def _load_buckets(heads: Links, slot: int, entries: Entries, listed: Listed, n: int) -> None:
+    for place in range(listed.end[n - 1] if n else 0, listed.end[n]):
+        key, first, second = listed.key[place], listed.first[place], listed.second[place]
+        sparse.insert(heads, way_of(slot, key), entries, key, first, second)

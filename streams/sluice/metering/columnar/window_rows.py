@@ -21,6 +21,7 @@ from sluice.metering.columnar.window_kernel import (
     SUMS,
     TASK_TAIL,
     TASKED,
+    WAYS,
 )
 from sluice.metering.columnar.windows import WindowTable, versions_of
 from sluice.metering.quantities import TOKENS
@@ -36,6 +37,7 @@ _PLAIN = (
     "clamped", "body_pusd", "shoulder_pusd", "tail_pusd", "good", "refused", "averted_pusd",
     "packaged", "unlabelled", "revision",
 )  # fmt: skip
+_known = np.ones(1024, dtype=np.bool_)
 _LABELS = (("outcomes", OUTCOMES), ("slo_outcomes", SLO_OUTCOMES),
            ("rollback_reasons", ROLLBACK_REASONS), ("risk_flags", RISK_FLAGS))  # fmt: skip
 
@@ -67,7 +69,10 @@ def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dic
 
 def whole(values: Ints) -> Numbers:
     """A column of numbers without a null."""
-    return Numbers(values, np.ones(len(values), dtype=np.bool_))
+    global _known
+    if len(values) > len(_known):
+        _known = np.ones(2 * len(values), dtype=np.bool_)
+    return Numbers(values, _known[: len(values)])
 
 
 def identities(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
@@ -98,8 +103,8 @@ def _lists(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
         }, is_plain=False),
         "overhead_by_cause": _nonzero(causes.row, cause, causes.first),
         "tail_by_cause": _nonzero(causes.row, cause, causes.second),
-        "latency_histogram": _histogram(sparse.collect(rows.latency, slots, entries)),
-        "cost_histogram": _histogram(sparse.collect(rows.cost, slots, entries)),
+        "latency_histogram": histogram(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
+        "cost_histogram": histogram(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
         **_labels(table, sparse.collect(rows.labels, slots, entries)),
     }  # fmt: skip
 
@@ -110,7 +115,7 @@ def _nonzero(row: Ints, key: Coded, value: Ints) -> Items:
     return Items(row[kept], {"key": keys, "value": whole(value[kept])}, is_plain=False)
 
 
-def _histogram(found: Found) -> Items:
+def histogram(found: Found) -> Items:
     """Buckets in ascending order; what was taken out again is not there."""
     kept = found.where((found.first != 0) | (found.second != 0)).ordered()
     fields: dict[str, Single] = {

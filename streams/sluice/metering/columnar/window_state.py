@@ -10,6 +10,7 @@ import numpy as np
 from sluice.metering.causes import CAUSES
 from sluice.metering.columnar import sparse, window_kernel
 from sluice.metering.columnar.sparse import NOTHING, Found
+from sluice.metering.columnar.texts import coded_of
 from sluice.metering.columnar.window_kernel import (
     CAUSES_AT,
     CLOSED,
@@ -18,6 +19,7 @@ from sluice.metering.columnar.window_kernel import (
     LABEL_STEP,
     SUMS,
     TASKED,
+    WAYS,
     Keys,
     Listed,
     Stored,
@@ -82,13 +84,6 @@ def key_columns(keys: Sequence[WindowKey]) -> dict[str, AnyColumn]:
     return {**texts, "window_start": whole(start)}
 
 
-def coded_of(texts: Sequence[str]) -> Coded:
-    """Texts by their distinct values."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    codes = np.array([places[text] for text in texts], dtype=np.int64)
-    return Coded(codes, list(places))
-
-
 def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
     """Rows as columns of WINDOW_STATE: all that is needed to go on with them."""
     rows, entries = table.rows, table.entries
@@ -106,8 +101,8 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
         "classes": _items(classes, Coded(classes.key, list(CLASSES)), "quantity", "cost_pusd"),
         "causes": _items(causes, Coded(causes.key - CAUSES_AT, list(CAUSES)),
                          "overhead_pusd", "tail_pusd"),
-        "latency": _buckets(sparse.collect(rows.latency, slots, entries)),
-        "cost": _buckets(sparse.collect(rows.cost, slots, entries)),
+        "latency": _buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
+        "cost": _buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
         "labels": Items(labels.row, {
             "key": table.names.coded(labels.key % LABEL_STEP),
             "kind": whole(labels.key // LABEL_STEP), "value": whole(labels.first),

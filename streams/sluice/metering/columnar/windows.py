@@ -35,7 +35,7 @@ from sluice.metering.columnar.window_kernel import (
     Keys,
     Rows,
 )
-from sluice.metering.row_sums import OTHER
+from sluice.metering.row_sums import MAX_LABELS, OTHER
 from sluice.metering.windows import DELAY_US, FUTURE_US, WINDOW_US, WindowKey
 from sluice.money import checked_sum
 from sluice.wire.column_types import Bools, Coded, Ints
@@ -159,7 +159,7 @@ class WindowTable:
             return None
         return int(self.rows.start[open_].min()) + WINDOW_US + DELAY_US
 
-    def has_dirty(self) -> bool:
+    def is_dirty(self) -> bool:
         """Whether a row is to be published."""
         return bool((self.rows.state[: self._used()] & DIRTY).any())
 
@@ -192,7 +192,7 @@ class WindowTable:
         gone, self._gone = self._gone, []
         return slots, gone
 
-    def has_changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether `take_changed` would give anything."""
         return bool(self._gone) or bool((self.rows.state[: self._used()] & CHANGED).any())
 
@@ -229,7 +229,7 @@ class WindowTable:
         return np.flatnonzero(chosen if holds is None else chosen & holds[:used])
 
     def _forget_names(self) -> None:
-        if not self.names.is_crowded():
+        if not self.names.is_crowded((len(KEY_NAMES) + 2 + MAX_LABELS) * len(self)):
             return
         live = self._where(None, LIVE, 0)
         table = self.rows.names[live]

@@ -17,6 +17,7 @@ from sluice.runtime.metrics import Metrics, Sample, partition_samples
 from sluice.runtime.owned import OwnedPartition
 from sluice.runtime.owner import Owner
 from sluice.runtime.references import References
+from sluice.runtime.warm import warm_up
 from sluice.runtime.worker import (
     EXIT_CONFIG,
     EXIT_FAULT,
@@ -25,6 +26,7 @@ from sluice.runtime.worker import (
     WorkerApp,
     die,
     make_app,
+    rest_collector,
     run,
     setup_logging,
     write_status,
@@ -156,6 +158,8 @@ def main(settings: Settings, slot: str) -> None:
     """Run one meter worker until it is told to stop; ConfigError for one worker too many."""
     check_slot(settings, slot)
     setup_logging(settings)
+    warm_up()
+    rest_collector()
     asyncio.set_event_loop(asyncio.new_event_loop())
     Path(settings.dir).mkdir(parents=True, exist_ok=True)
     run(build(settings, slot), settings)
