@@ -18,7 +18,7 @@ import msgspec
 
 from sluice.enforcement import burn
 from sluice.enforcement.policy import Budget, Policy, Rule
-from sluice.money import INT64_MAX, checked_sum
+from sluice.money import checked_sum, clamped
 from sluice.periods import PERIOD_KINDS, Period, PeriodKind, period_of
 
 SLICES = 60
@@ -170,7 +170,7 @@ def _move_to(ledger: Ledger, rolling_us: int, now: int) -> None:
     kept = ledger.slices[: SLICES + 1 - steps]
     ledger.slices = [0] * (SLICES + 1 - len(kept)) + kept
     ledger.slice_at = now
-    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))
+    ledger.settled = clamped(sum(ledger.slices))
     ledger.period_start = now * (rolling_us // SLICES) - rolling_us
     ledger.period_end = (now + 1) * (rolling_us // SLICES)
 
@@ -225,4 +225,4 @@ def resize(ledger: Ledger, old_slice_us: int, budget: Budget, time: int) -> None
         back = max(0, ledger.slice_at - begin // slice_us(budget))
         if back <= SLICES:
             ledger.slices[back] += amount
-    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))
+    ledger.settled = clamped(sum(ledger.slices))

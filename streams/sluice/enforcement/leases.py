@@ -19,6 +19,8 @@ from uuid import UUID
 
 import msgspec
 
+from sluice.money import clamped
+
 TTL_US = 120_000_000
 # Within this time a grant has reached its holder, or the holder's reports do not arrive either.
 GRACE_US = 2_000_000
@@ -99,7 +101,7 @@ def is_stale(lease: Lease, report: Report) -> bool:
 def hear(lease: Lease, report: Report, time: int) -> None:
     """Take what a holder says at broker time `time` (µs)."""
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
-    lease.base = max(lease.settled, 0) + report.in_flight
+    lease.base = clamped(max(lease.settled, 0) + report.in_flight)
     if time - lease.lowered_at >= GRACE_US:
         lease.counted = lease.granted
 
@@ -142,7 +144,7 @@ def target(lease: Lease, share: int, rooms: Iterable[Room]) -> tuple[int, str | 
 
     Never below what is settled and in flight. None = nothing was held back.
     """
-    most, by = used(lease) + share, None
+    most, by = clamped(used(lease) + share), None
     for room in rooms:
         if room.counted < most:
             most, by = room.counted, room.budget_id

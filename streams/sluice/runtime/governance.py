@@ -284,7 +284,7 @@ class Governance:
             self._rejudge(key, before, after, record.offset)
         if not version:
             header.policies.pop(policy_id, None)
-        self._leasing.refit(before, after)
+        self._leasing.refit(before)
 
     def _say_rules(self, policy_id: str, offset: int) -> None:
         """Tell admission points the budgets of a policy; again when a raise of it ends."""

@@ -15,6 +15,7 @@ from sluice.enforcement.policy_budget import MAX_LIMIT
 from sluice.enforcement.reserved import Reserved
 from sluice.errors import WireError
 from sluice.metering.sources import SourceKey
+from sluice.money import clamped
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
 from sluice.runtime.outputs import Outbox, Record
@@ -44,6 +45,9 @@ class Court(Protocol):
 
     def policy(self, policy_id: str) -> Policy | None:
         """The version of a policy that is in force."""
+
+    def budget(self, key: LedgerKey) -> Budget | None:
+        """The budget in force that a ledger belongs to."""
 
     def held_to(self, policy: Policy, budget: Budget, scope: str, period: Period,
                 tenant_id: str) -> Ledger:  # fmt: skip
@@ -100,7 +104,7 @@ class Leasing:
             if not self._may_spend(ledger):
                 return
             lease = self._opened(lease_key, ledger)
-        lease.settled += used
+        lease.settled = clamped(lease.settled + used)
         if self._budget(lease_key).rolling_us is not None:
             lease.ends_at = self._ends_at(lease_key, ledger)
         self._note(lease_key, lease)
@@ -126,7 +130,7 @@ class Leasing:
                 if budget.budget_id in names and fields["policy_id"] in ("", policy.policy_id):
                     heard += self._hear(record.offset, fields, policy, budget)
         self._state.count("reports", heard)
-        self._state.count("reports_ignored", len(names) - heard)
+        self._state.count("reports_ignored", max(0, len(names) - heard))
 
     def _hear(self, offset: int, fields: dict[str, Any], policy: Policy, budget: Budget) -> bool:
         """Whether a report said anything about a budget that it names."""
@@ -172,6 +176,9 @@ class Leasing:
             LedgerKey(policy.policy_id, budget.budget_id, scope, fields["period"])
         )
         if known is not None:
+            at = budgets.charged_period(budget, known.period_start)
+            if at.period_id != fields["period"]:
+                return None  # of the budget's calendar before a change
             return Period(budget.period, fields["period"], known.period_start, known.period_end)
         time = self._state.header.time
         found = [budgets.charged_period(budget, at) for at in (time, time + _AHEAD_US)]
@@ -304,13 +311,13 @@ class Leasing:
         self._state.touch(LEASE, key)
         self._changed_chain(key)
 
-    def refit(self, before: Policy | None, after: Policy | None) -> None:
+    def refit(self, before: Policy | None) -> None:
         """End leases of budgets that are gone, soft or in another unit by now; look at all anew."""
         for key in sorted(self._state.leases):
             if before is None or key.policy_id != before.policy_id:
                 continue
-            old, new = before.by_id.get(key.budget_id), _still(after, key)
-            if new is None or old is None or new.ledger_unit != old.ledger_unit:
+            new, old = self._court.budget(LedgerKey(*key[:4])), before.by_id.get(key.budget_id)
+            if new is None or not new.hard or not old or new.ledger_unit != old.ledger_unit:
                 if self._state.leases[key].phase in (OPEN, PRESUMED):
                     self._tell_end(key)
                 del self._state.leases[key]
@@ -351,14 +358,6 @@ def _part(budget: Budget, scope: str) -> str:
     """The scope of an ancestor, whose fields are some of the scope's."""
     named = scope_fields(scope)
     return scope_text_of(budget.scope, tuple(named[field] for field in budget.scope))
-
-
-def _still(policy: Policy | None, key: LeaseKey) -> Budget | None:
-    """The hard budget of a lease, unless it is gone or has other scopes by now."""
-    budget = policy.by_id.get(key.budget_id) if policy else None
-    if budget is None or not budget.hard:
-        return None
-    return budget if scope_fields(key.scope).keys() == set(budget.scope) else None
 
 
 def _due(lease: Lease) -> int:

@@ -361,17 +361,31 @@ def test_an_older_report_changes_nothing() -> None:
 
 
 def test_a_policy_that_goes_takes_its_leases_along() -> None:
-    """Withdrawn or made soft: holders are told that their leases are over."""
-    for change in ("withdrawn", "soft"):
+    """Withdrawn, soft or of other periods: holders are told that their leases are over."""
+    for change in ("withdrawn", "soft", "monthly"):
         meter = Meter()
         meter.report(wants=300)
         if change == "withdrawn":
             meter.put(activate(meter.offset, ("policy", "hard", "")))
+        elif change == "monthly":
+            meter.switch(HARD.replace("day", "month"))
+            meter.report(wants=300)
         else:
             rules = "    rules: [{rule_id: r, at: 1, action: block}]\n"
             meter.switch(HARD.replace("    hard: true\n", rules))
         assert meter.grants() == [("gw", 300), ("gw", -1)]
         assert meter.part.state.leases == {}
+
+
+def test_amounts_at_the_end_of_64_bits_are_granted_whole() -> None:
+    """The largest limit and wants are granted and shown; nothing overflows on the way."""
+    most = 9 * 10**18
+    meter = Meter(HARD.replace("1000", str(most)))
+    meter.use(1, 10**9, source="gw")
+    meter.report(wants=most, in_flight_reserved=most, last_seq=1)
+    ((_, granted),) = meter.grants()
+    assert granted == 10**9 + most
+    assert shown(meter.row())[3] < 0
 
 
 def test_a_raise_gives_room_at_once() -> None:
