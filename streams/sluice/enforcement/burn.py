@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sluice.money import clamped
+from sluice.money import INT64_MAX, clamped
 
 _MINUTE_US = 60_000_000
 
@@ -38,7 +38,8 @@ def add(rings: list[int], minute: int, now: int, amount: int) -> int:
     elif now != minute:
         advance(rings, minute, now)
     for begin in _BEGINS:
-        rings[begin] = clamped(rings[begin] + amount)
+        total = rings[begin] + amount
+        rings[begin] = total if -INT64_MAX <= total <= INT64_MAX else clamped(total)
     return now
 
 

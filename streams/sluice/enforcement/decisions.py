@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at, threshold
+from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at
 from sluice.enforcement.policy import Budget, Policy, Rule
 from sluice.enforcement.policy_budget import UNDECIDED_FIELDS
 from sluice.enforcement.units import shown_share
@@ -62,7 +62,7 @@ def decide(
         "mode": policy.mode,
         "reason_code": _reason_code(rule),
         "reason": _reason(budget, key, ledger, rule),
-        "evidence": _evidence(ledger, rule, key, cause),
+        "evidence": _evidence(budget, ledger, rule, key, cause),
         "epoch": cause.epoch,
         # Two decisions about a scope at one offset, such as an end of a raise and a charge.
         "sequence": max(cause.offset, ledger.sequence + 1),
@@ -127,11 +127,13 @@ def _consequence(budget: Budget, rule: Rule | None, ledger: Ledger) -> str:
     return f"requests are refused {until}"
 
 
-def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -> dict[str, Any]:
+def _evidence(
+    budget: Budget, ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause
+) -> dict[str, Any]:
     return {
         "window": key.period_id,
         "observed": ledger.settled,
-        "limit": threshold(ledger, rule) if rule else ledger.limit,
+        "limit": budget.thresholds(ledger.limit)[ledger.rung - 1] if rule else ledger.limit,
         "unit": ledger.unit,
         "offsets": [{"partition": cause.partition, "offset": cause.offset}],
     }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -258,6 +259,20 @@ class Budget(Strict):
         limit = self.scope_limits.get(scope, self.limit)
         raised = (r.add for r in self.scope_raises.get(scope, ()) if time < r.until_us)
         return min(limit + sum(raised), MAX_LIMIT)
+
+    def thresholds(self, limit: int) -> tuple[int, ...]:
+        """Usage at which each rule takes effect, rounded up to whole units of a limit."""
+        found = self._thresholds.get(limit)
+        if found is None:
+            exact = [Fraction(rule.at) * limit for rule in self.rules]
+            found = tuple(-(-at.numerator // at.denominator) for at in exact)
+            self._thresholds[limit] = found
+        return found
+
+    @cached_property
+    def _thresholds(self) -> dict[int, tuple[int, ...]]:
+        """Asked for at every event, of few limits."""
+        return {}
 
     def limit_until(self, scope: str, time: int) -> int | None:
         """When the next raise of a scope ends after `time`, µs UTC; None = the limit stays."""

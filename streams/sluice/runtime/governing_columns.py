@@ -94,26 +94,26 @@ def charge_run(charged: Charged, policies: list[Policy], ledgers: Ledgers) -> No
         for place, share in enumerate(shares)
         for group, first in enumerate(share.counted.first)
     )
+    span = (int(charged.run.time[0]), int(charged.run.time[-1]))
+    ones = [_one(place, shares[place], group, charged.run, ledgers) for _, place, group in groups]
+    moving = [_may_move(one.charge, one.share.sums[one.group], span) for one in ones]
+    # Rows of a hard ledger say what is held in others that draw on it, at each event.
+    all_hard = any(move and one.share.budget.hard for one, move in zip(ones, moving, strict=True))
     slow: list[_One] = []
     fast: list[_One] = []
-    span = (int(charged.run.time[0]), int(charged.run.time[-1]))
-    for _, place, group in groups:
-        share = shares[place]
-        charge = ledgers.opened(share.policy, share.budget, share.counted, group, charged.run)
-        moves = _may_move(charge, share.sums[group], span)
-        (slow if moves else fast).append(_One(place, share, group, charge))
-    if any(one.share.budget.hard for one in slow):
-        # Rows of a ledger say what is held in others that draw on it, at each event.
-        slow += [one for one in fast if one.share.budget.hard]
-        fast = [one for one in fast if not one.share.budget.hard]
+    for one, move in zip(ones, moving, strict=True):
+        (slow if move or (all_hard and one.share.budget.hard) else fast).append(one)
     for one in fast:
         _add(one.charge.ledger, one.share, one.group, span[0])
     _tally(fast, charged.run, ledgers)
-    for one in sorted(
-        (*fast, *slow), key=lambda one: (one.share.counted.first[one.group], one.place)
-    ):
+    for one in ones:
         ledgers.changed(one.charge.key, one.charge.ledger)
     _one_by_one(slow, charged.run, ledgers)
+
+
+def _one(place: int, share: _Share, group: int, run: Run, ledgers: Ledgers) -> _One:
+    charge = ledgers.opened(share.policy, share.budget, share.counted, group, run)
+    return _One(place, share, group, charge)
 
 
 def _shares(charged: Charged, policies: list[Policy]) -> Iterator[_Share]:
@@ -153,10 +153,10 @@ def _may_move(charge: Charge, added: Sums, span: tuple[int, int]) -> bool:
     begins = budgets.is_current(ledger, span[0])
     if begins != budgets.is_current(ledger, span[1]):
         return True
-    return begins and any(
-        budgets.rung_at(budget, ledger, ledger.settled + by) != ledger.rung
-        for by in (added.low, added.high)
-    )
+    if not begins:
+        return False
+    low = budgets.rung_at(budget, ledger, ledger.settled + added.low)
+    return low != ledger.rung or low != budgets.rung_at(budget, ledger, ledger.settled + added.high)
 
 
 def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
