@@ -43,6 +43,11 @@ def format_usd(amount_pusd: int, places: int = 6) -> str:
     return f"{usd(amount_pusd):,.{places}f}"
 
 
+def clamped(amount: int) -> int:
+    """The nearest amount within 64 bits, for what is shown or granted and never added up."""
+    return max(-INT64_MAX, min(INT64_MAX, amount))
+
+
 def checked_sum(left: int, right: int) -> int:
     """`left + right`, or OverflowError where the sum leaves 64 bits."""
     total = left + right

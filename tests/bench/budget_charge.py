@@ -25,6 +25,7 @@ BUDGET = """
     unit: {unit}
     limit: {limit}
     period: {period}
+    hard: {hard}
     rules: [{{rule_id: stop, at: 100%, action: block}}]
 """
 CASES = {
@@ -32,6 +33,7 @@ CASES = {
     "tokens of projects": ("tenant_id, project_id", "tokens", "900000000000", "day"),
     "requests of models": ("tenant_id, model", "requests", "900000000000", "hour"),
     "rolling tokens": ("tenant_id", "tokens", "900000000000", "rolling\n    rolling: 24h"),
+    "hard tokens": ("tenant_id", "tokens", "900000000000", "day"),
     "at its limit": ("tenant_id", "tokens", "3000", "day"),
 }
 
@@ -46,7 +48,8 @@ def main() -> None:
                       request_model=f"m{draw.randrange(4)}")  # fmt: skip
         records.append(FakeRecord(n, NOW // 1000, tenant.encode(), encode("UsageEvent", event)))
     for name, (scope, unit, limit, period) in CASES.items():
-        text = BUDGET.format(name="b", scope=scope, unit=unit, limit=limit, period=period)
+        text = BUDGET.format(name="b", scope=scope, unit=unit, limit=limit, period=period,
+                             hard=str(name.startswith("hard")).lower())  # fmt: skip
         made = policy("policy_id: bench\nbudgets:" + text)
         references = FakeReferences(made)
         best, first = 1e9, 0.0

@@ -15,9 +15,10 @@ import pytest
 from sluice.errors import ConfigError, OutsideError, SluiceError
 from sluice.resources import resource_dir
 from sluice.settings import Settings
-from sluice.warehouse.client import query_text
-from sluice.warehouse.migrations import load, migrate, pending
+from sluice.warehouse.client import connect, query_text
+from sluice.warehouse.migrations import filled, load, migrate, pending
 from sluice.warehouse.node import ClickHouseNode
+from sluice.warehouse.statement import split
 from sluice.warehouse.writer import Writer
 from sluice.wire.codec import decode, encode
 
@@ -242,6 +243,32 @@ def test_budget_state_is_the_newest_period(writer: Writer, settings: Settings) -
     assert (shown["period"], shown["state"], shown["used_ratio"]) == ("day2", "block", 1.5)
     assert Decimal(shown["settled_usd"]) == 15
     assert shown["unit"] == "pusd"
+
+
+def test_budgets_of_before_scopes_had_rows_are_taken_over(
+    writer: Writer, settings: Settings
+) -> None:
+    """A row of the table before, taken over twice, is one row of money without burn or unit."""
+    row = {"tenant_id": "old", "policy_id": "p", "budget_id": "b", "scope": "tenant_id=old",
+           "period": "day", "limit_pusd": 4 * 10**12, "settled_pusd": 10**12,
+           "remaining_pusd": 3 * 10**12, "state": "ok", "version": 7}  # fmt: skip
+    (sql,) = [m.sql for m in load() if m.name == "budgets_in_any_unit_and_scope"]
+    client = connect(settings)
+    try:
+        client.insert("budget_states", [list(row.values())], column_names=list(row))
+        for _ in range(2):
+            for statement in split(sql.encode()):
+                client.command(filled(statement.decode(), settings))
+    finally:
+        client.close()
+    (shown,) = rows(settings, "SELECT * FROM budget_state")
+    assert (shown["scope"], shown["unit"]) == ("tenant_id=old", "pusd")
+    assert [Decimal(shown[f"{name}_usd"]) for name in ("limit", "settled", "remaining")] == [
+        4,
+        1,
+        3,
+    ]
+    assert int(shown["remaining_amount"]) == 3 * 10**12
 
 
 def test_budgets_of_any_unit_keep_their_scopes_apart(writer: Writer, settings: Settings) -> None:

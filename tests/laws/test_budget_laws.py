@@ -100,10 +100,9 @@ def records(drawn: list[dict[str, Any]]) -> list[FakeRecord]:
         occurred = at - d["back_s"] * 1_000_000
         event = usage(
             offset, tenant_id=d["tenant"], occurred_at=occurred, started_at=occurred,
-            pool=d["pool"],
-            task_id=d["task"], outcome=d["outcome"], attempt=d["attempt"], event_type=d["kind"],
-            request_model=d["model"], input_tokens=d["tokens"], output_tokens=0,
-            cost_pusd=d["tokens"] * 1_000_000, cost_source="provider",
+            pool=d["pool"], task_id=d["task"], outcome=d["outcome"], attempt=d["attempt"],
+            event_type=d["kind"], request_model=d["model"], input_tokens=d["tokens"],
+            output_tokens=0, cost_pusd=d["tokens"] * 1_000_000, cost_source="provider",
         )  # fmt: skip
         if d["kind"] == "tool":
             event |= {"input_tokens": 0, "tool_name": "t", "operation_name": "execute_tool"}

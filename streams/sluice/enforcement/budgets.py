@@ -9,16 +9,14 @@ covers exactly the length of the period, between borders up to one slice more, n
 
 from __future__ import annotations
 
-from decimal import Decimal
-from fractions import Fraction
-from functools import lru_cache
+from bisect import bisect_right
 from typing import NamedTuple, cast
 
 import msgspec
 
 from sluice.enforcement import burn
-from sluice.enforcement.policy import Budget, Policy, Rule
-from sluice.money import INT64_MAX, checked_sum
+from sluice.enforcement.policy import Budget, Policy
+from sluice.money import checked_sum, clamped
 from sluice.periods import PERIOD_KINDS, Period, PeriodKind, period_of
 
 SLICES = 60
@@ -112,8 +110,8 @@ def check(ledger: Ledger, amount: int, *, correction: bool) -> None:
 
 def largest(ledger: Ledger) -> int:
     """How far any of the ledger's sums is from 0."""
-    slices = max(map(abs, ledger.slices), default=0)
-    return max(abs(ledger.settled), abs(ledger.corrected), slices)
+    sums = max(abs(ledger.settled), abs(ledger.corrected))
+    return max(sums, *map(abs, ledger.slices)) if ledger.slices else sums
 
 
 def burn_by(ledger: Ledger, amount: int, time: int) -> None:
@@ -170,17 +168,19 @@ def _move_to(ledger: Ledger, rolling_us: int, now: int) -> None:
     kept = ledger.slices[: SLICES + 1 - steps]
     ledger.slices = [0] * (SLICES + 1 - len(kept)) + kept
     ledger.slice_at = now
-    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))
+    ledger.settled = clamped(sum(ledger.slices))
     ledger.period_start = now * (rolling_us // SLICES) - rolling_us
     ledger.period_end = (now + 1) * (rolling_us // SLICES)
 
 
 def next_due(ledger: Ledger) -> int | None:
     """Broker time (µs) at which a decision, a raise or a slice ends; None = none of them does."""
-    dues = [due for due in (ledger.expires_at, ledger.limit_until) if due is not None]
-    if any(ledger.slices):
-        dues.append(ledger.period_end)
-    return min(dues, default=None)
+    due = ledger.expires_at
+    if ledger.limit_until is not None:
+        due = ledger.limit_until if due is None else min(due, ledger.limit_until)
+    if ledger.slices and any(ledger.slices):
+        due = ledger.period_end if due is None else min(due, ledger.period_end)
+    return due
 
 
 def ends_at(ledger: Ledger, budget: Budget) -> int:
@@ -200,19 +200,7 @@ def rung_of(budget: Budget, ledger: Ledger) -> int:
 
 def rung_at(budget: Budget, ledger: Ledger, settled: int) -> int:
     """How many rules a usage of `settled` reaches."""
-    return sum(settled >= threshold(ledger, rule) for rule in budget.rules)
-
-
-def threshold(ledger: Ledger, rule: Rule) -> int:
-    """Usage at which `rule` takes effect, rounded up to a whole unit."""
-    return share_of(rule.at, ledger.limit)
-
-
-@lru_cache(maxsize=4096)
-def share_of(at: Decimal, limit: int) -> int:
-    """`at` of a limit, rounded up; asked for at every event, of few limits."""
-    exact = Fraction(at) * limit
-    return -(-exact.numerator // exact.denominator)
+    return bisect_right(budget.thresholds(ledger.limit), settled)
 
 
 def resize(ledger: Ledger, old_slice_us: int, budget: Budget, time: int) -> None:
@@ -225,4 +213,4 @@ def resize(ledger: Ledger, old_slice_us: int, budget: Budget, time: int) -> None
         back = max(0, ledger.slice_at - begin // slice_us(budget))
         if back <= SLICES:
             ledger.slices[back] += amount
-    ledger.settled = max(-INT64_MAX, min(INT64_MAX, sum(ledger.slices)))
+    ledger.settled = clamped(sum(ledger.slices))

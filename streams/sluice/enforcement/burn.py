@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sluice.money import INT64_MAX
+from sluice.money import INT64_MAX, clamped
 
 _MINUTE_US = 60_000_000
 
@@ -38,7 +38,8 @@ def add(rings: list[int], minute: int, now: int, amount: int) -> int:
     elif now != minute:
         advance(rings, minute, now)
     for begin in _BEGINS:
-        rings[begin] = _within(rings[begin] + amount)
+        total = rings[begin] + amount
+        rings[begin] = total if -INT64_MAX <= total <= INT64_MAX else clamped(total)
     return now
 
 
@@ -56,7 +57,7 @@ def spent(rings: list[int], minute: int, now: int) -> dict[str, int]:
     seen = list(rings) or [0] * SLOTS
     if rings and now > minute:
         advance(seen, minute, now)
-    return {w.name: _within(sum(seen[w.begin : w.begin + w.slots])) for w in _WINDOWS}
+    return {w.name: clamped(sum(seen[w.begin : w.begin + w.slots])) for w in _WINDOWS}
 
 
 def hour_us(time: int) -> int:
@@ -67,7 +68,3 @@ def hour_us(time: int) -> int:
 def records(burn: dict[str, int]) -> list[dict[str, Any]]:
     """Spend by look-back window as BudgetRow.burn."""
     return [{"key": name, "value": value} for name, value in burn.items()]
-
-
-def _within(total: int) -> int:
-    return max(-INT64_MAX, min(INT64_MAX, total))

@@ -13,8 +13,9 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at, threshold
+from sluice.enforcement.budgets import Ledger, LedgerKey, ends_at
 from sluice.enforcement.policy import Budget, Policy, Rule
+from sluice.enforcement.policy_budget import UNDECIDED_FIELDS
 from sluice.enforcement.units import shown_share
 from sluice.wire.scopes import scope_fields
 
@@ -55,6 +56,11 @@ class Content:
     identity: tuple[str, ...]
 
 
+def decision_scope(fields: Mapping[str, str]) -> dict[str, str]:
+    """The fields that the scope of a decision or a grant has."""
+    return {name: value for name, value in fields.items() if name not in UNDECIDED_FIELDS}
+
+
 def control_key(policy: Policy, key: LedgerKey) -> bytes:
     """Compaction key: the newest decision of a budget about a scope replaces the one before."""
     return decision_key(policy, key.budget_id, key.scope)
@@ -73,12 +79,12 @@ def decide(
     action = rule.action if rule else "allow"
     return record_of(policy, cause, Content(
         rule_id=budget.budget_id,
-        scope={**budget.where, **scope_fields(key.scope)},
+        scope=decision_scope({**budget.where, **scope_fields(key.scope)}),
         action=action,
         params=_params(rule),
         reason_code=_reason_code(rule),
         reason=_reason(budget, key, ledger, rule),
-        evidence=_evidence(ledger, rule, key, cause),
+        evidence=_evidence(budget, ledger, rule, key, cause),
         # Two decisions about a scope at one offset, such as an end of a raise and a charge.
         sequence=max(cause.offset, ledger.sequence + 1),
         expires_at=ends_at(ledger, budget) if rule else cause.time + ALLOW_US,
@@ -168,11 +174,13 @@ def _consequence(budget: Budget, rule: Rule | None, ledger: Ledger) -> str:
     return f"requests are refused {until}"
 
 
-def _evidence(ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause) -> dict[str, Any]:
+def _evidence(
+    budget: Budget, ledger: Ledger, rule: Rule | None, key: LedgerKey, cause: Cause
+) -> dict[str, Any]:
     return {
         "window": key.period_id,
         "observed": ledger.settled,
-        "limit": threshold(ledger, rule) if rule else ledger.limit,
+        "limit": budget.thresholds(ledger.limit)[ledger.rung - 1] if rule else ledger.limit,
         "unit": ledger.unit,
         "offsets": offsets_of(cause),
     }

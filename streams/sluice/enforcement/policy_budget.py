@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -33,6 +34,8 @@ SCOPE_FIELDS = (
     "tenant_id", "project_id", "end_user_hash", "api_key_hash", "model", "tool_name", "task_id",
     "region", "pool", "agent_name", "workflow_name",
 )  # fmt: skip
+# A decision about a scope without them would hit other requests, too.
+UNDECIDED_FIELDS = frozenset({"agent_name", "workflow_name"})
 SITUATIONS = (
     "control_stale", "lease_gone", "cold_start", "publisher_down", "unknown_scope", "no_price",
 )  # fmt: skip
@@ -257,6 +260,20 @@ class Budget(Strict):
         raised = (r.add for r in self.scope_raises.get(scope, ()) if time < r.until_us)
         return min(limit + sum(raised), MAX_LIMIT)
 
+    def thresholds(self, limit: int) -> tuple[int, ...]:
+        """Usage at which each rule takes effect, rounded up to whole units of a limit."""
+        found = self._thresholds.get(limit)
+        if found is None:
+            exact = [Fraction(rule.at) * limit for rule in self.rules]
+            found = tuple(-(-at.numerator // at.denominator) for at in exact)
+            self._thresholds[limit] = found
+        return found
+
+    @cached_property
+    def _thresholds(self) -> dict[int, tuple[int, ...]]:
+        """Asked for at every event, of few limits."""
+        return {}
+
     def limit_until(self, scope: str, time: int) -> int | None:
         """When the next raise of a scope ends after `time`, µs UTC; None = the limit stays."""
         ends = (r.until_us for r in self.scope_raises.get(scope, ()) if time < r.until_us)
@@ -275,6 +292,8 @@ _MISFITS: tuple[tuple[Callable[[Budget], bool], str], ...] = (
      "a concurrency budget is hard: it is reserved and never spent"),
     (lambda b: b.unit == "concurrency" and bool(b.rules),
      "a concurrency budget has no rules: nothing is ever spent of it"),
+    (lambda b: bool(b.rules) and not UNDECIDED_FIELDS.isdisjoint((*b.scope, *b.where)),
+     "rules act on decisions, whose scope has no agent_name and no workflow_name"),
     (lambda b: bool(b.weights) and not b.hard, "weights go with hard budgets: they share leases"),
 )  # fmt: skip
 

@@ -13,12 +13,14 @@ from sluice.enforcement.amounts import amount, scope_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.columnar import Counted, amounts
 from sluice.enforcement.decisions import Cause, control_key, decide
+from sluice.enforcement.leases import LeaseKey
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
 from sluice.runtime.governing_columns import Charge, Charged, charge_run
 from sluice.runtime.incoming import Run
+from sluice.runtime.leasing import Leasing
 from sluice.runtime.outputs import Outbox, Record
 from sluice.runtime.rows import budget_record
 from sluice.runtime.state import State
@@ -62,6 +64,7 @@ class Governance:
         self._epoch = epoch
         self._version_base = version_base
         self._agenda = Agenda()
+        self._leasing = Leasing(state, outbox, self._agenda, self)
         # Ledgers with a standing decision, by what their control key names.
         self._standing: dict[tuple[str, str, str], set[LedgerKey]] = defaultdict(set)
         self._filled = False
@@ -129,6 +132,24 @@ class Governance:
         self.changed(charge.key, charge.ledger)
         self.judge(charge, offset)
 
+    def tally(self, key: LedgerKey, source: str, source_epoch: str, used: int) -> None:
+        """Usage of a process that may have a lease of a hard budget."""
+        self._leasing.tally(key, source, source_epoch, used)
+
+    def holder_report(self, record: Record, fields: dict[str, Any]) -> None:
+        """Grant leases of hard budgets; WireError where a HolderReport breaks its contract."""
+        self._fill()
+        self._leasing.report(record, fields)
+
+    def held_to(
+        self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
+    ) -> Ledger:
+        """The ledger of a scope, opened and kept where there is none."""
+        key, ledger, _, _ = self._charge(policy, budget, scope, period, tenant_id)
+        budgets.pass_slices(ledger, budget, self._state.header.time)
+        self._state.ledgers[key] = ledger
+        return ledger
+
     def changed(self, key: LedgerKey, ledger: Ledger) -> None:
         """Note that a ledger is to be stored, published and looked at again when it is due."""
         ledger.dirty = True
@@ -149,7 +170,7 @@ class Governance:
         if rung == ledger.rung and not (anew and rung):
             return
         ledger.rung = rung
-        decision = decide(policy, budget, key, ledger, self._cause(offset))
+        decision = decide(policy, budget, key, ledger, self.cause(offset))
         ledger.sequence = decision["sequence"]
         self._stand(key, ledger, decision["decision_id"], decision["expires_at"])
         self._state.count("decisions")
@@ -158,7 +179,8 @@ class Governance:
         if row:
             self.publish(key, offset + 1)
 
-    def _cause(self, offset: int) -> Cause:
+    def cause(self, offset: int) -> Cause:
+        """The record behind what is said now."""
         return Cause(self._outbox.number, offset, self._state.header.time, self._epoch)
 
     def _stand(
@@ -179,8 +201,11 @@ class Governance:
         for identity in self._agenda.take(self._state.header.time):
             if len(identity) == 1:
                 self._say_rules(identity[0], record.offset)
+            elif isinstance(identity, LeaseKey):
+                self._leasing.due(identity)
             else:
                 self._ledger_due(cast("LedgerKey", identity), record.offset)
+        self._leasing.close_whole()
 
     def _ledger_due(self, key: LedgerKey, offset: int) -> None:
         ledger, time = self._state.ledgers.get(key), self._state.header.time
@@ -235,6 +260,7 @@ class Governance:
             self._agenda.enter(key, budgets.next_due(ledger))
             if ledger.decision_id is not None:
                 self._standing[key[:3]].add(key)
+        self._leasing.fill()
         for policy in self.policies():
             # Of what the last owner knew: time may have moved on since the state was restored.
             self._agenda.enter((policy.policy_id,), limits_until(policy, self._restored_at))
@@ -244,7 +270,8 @@ class Governance:
         ledger = self._state.ledgers[key]
         ledger.dirty = False
         self._state.touch_ledger(key)
-        row = budget_record(key, ledger, self.budget(key), self._state.header.time)
+        held = self._leasing.held(key)
+        row = budget_record(key, ledger, self.budget(key), self._state.header.time, held)
         row["version"] = self._version_base + position
         self._outbox.row(self._outbox.topics.budgets, ledger.tenant_id, encode("BudgetRow", row))
 
@@ -266,13 +293,14 @@ class Governance:
             self._rejudge(key, before, after, record.offset)
         if not version:
             header.policies.pop(policy_id, None)
+        self._leasing.refit(before)
 
     def _say_rules(self, policy_id: str, offset: int) -> None:
         """Tell admission points the budgets of a policy; again when a raise of it ends."""
         policy = self.policy(policy_id)
         if policy is None:
             return
-        number, cause = self._outbox.number, self._cause(offset)
+        number, cause = self._outbox.number, self.cause(offset)
         for budget in policy.budgets:
             value = encode("BudgetRule", rule_record(policy, budget, cause))
             self._outbox.control(rule_key(policy_id, budget.budget_id, number), value, cause.time)

@@ -24,8 +24,9 @@ from sluice.enforcement.columnar import (
     totals,
 )
 from sluice.enforcement.policy import Budget, Policy
+from sluice.metering.columnar.distinct import groups_of
 from sluice.runtime.incoming import Run
-from sluice.wire.column_types import Bools, Ints
+from sluice.wire.column_types import Bools, Coded, Ints
 
 
 class Charge(NamedTuple):
@@ -55,6 +56,9 @@ class Ledgers(Protocol):
     def changed(self, key: LedgerKey, ledger: Ledger) -> None:
         """A ledger was charged."""
 
+    def tally(self, key: LedgerKey, source: str, source_epoch: str, used: int) -> None:
+        """A process has used some of a hard budget."""
+
     def judge_at(self, charge: Charge, offset: int, time: int) -> None:
         """A ledger was charged by the event at `offset`; a rung may have moved."""
 
@@ -73,8 +77,8 @@ class _Share(NamedTuple):
     burned: list[int]
 
 
-class _Slow(NamedTuple):
-    """A ledger that is charged event by event; `place` orders budgets."""
+class _One(NamedTuple):
+    """A ledger of a run; `place` orders budgets."""
 
     place: int
     share: _Share
@@ -90,16 +94,26 @@ def charge_run(charged: Charged, policies: list[Policy], ledgers: Ledgers) -> No
         for place, share in enumerate(shares)
         for group, first in enumerate(share.counted.first)
     )
-    slow, span = [], (int(charged.run.time[0]), int(charged.run.time[-1]))
-    for _, place, group in groups:
-        share = shares[place]
-        charge = ledgers.opened(share.policy, share.budget, share.counted, group, charged.run)
-        if _may_move(charge, share.sums[group], span):
-            slow.append(_Slow(place, share, group, charge))
-        else:
-            _add(charge.ledger, share, group, span[0])
-        ledgers.changed(charge.key, charge.ledger)
+    span = (int(charged.run.time[0]), int(charged.run.time[-1]))
+    ones = [_one(place, shares[place], group, charged.run, ledgers) for _, place, group in groups]
+    moving = [_may_move(one.charge, one.share.sums[one.group], span) for one in ones]
+    # Rows of a hard ledger say what is held in others that draw on it, at each event.
+    all_hard = any(move and one.share.budget.hard for one, move in zip(ones, moving, strict=True))
+    slow: list[_One] = []
+    fast: list[_One] = []
+    for one, move in zip(ones, moving, strict=True):
+        (slow if move or (all_hard and one.share.budget.hard) else fast).append(one)
+    for one in fast:
+        _add(one.charge.ledger, one.share, one.group, span[0])
+    _tally(fast, charged.run, ledgers)
+    for one in ones:
+        ledgers.changed(one.charge.key, one.charge.ledger)
     _one_by_one(slow, charged.run, ledgers)
+
+
+def _one(place: int, share: _Share, group: int, run: Run, ledgers: Ledgers) -> _One:
+    charge = ledgers.opened(share.policy, share.budget, share.counted, group, run)
+    return _One(place, share, group, charge)
 
 
 def _shares(charged: Charged, policies: list[Policy]) -> Iterator[_Share]:
@@ -139,10 +153,10 @@ def _may_move(charge: Charge, added: Sums, span: tuple[int, int]) -> bool:
     begins = budgets.is_current(ledger, span[0])
     if begins != budgets.is_current(ledger, span[1]):
         return True
-    return begins and any(
-        budgets.rung_at(budget, ledger, ledger.settled + by) != ledger.rung
-        for by in (added.low, added.high)
-    )
+    if not begins:
+        return False
+    low = budgets.rung_at(budget, ledger, ledger.settled + added.low)
+    return low != ledger.rung or low != budgets.rung_at(budget, ledger, ledger.settled + added.high)
 
 
 def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
@@ -161,19 +175,50 @@ def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
     ledger.unpriced += added.unpriced
 
 
+def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
+    """Tell which processes used how much of the hard budgets."""
+    hard = [one for one in fast if one.share.budget.hard]
+    if not hard:
+        return
+    reported, sources, epochs = _reported(run)
+    by_place = {(one.place, one.group): one.charge.key for one in hard}
+    for place, share in {one.place: one.share for one in hard}.items():
+        rows = share.counted.rows
+        chosen = np.flatnonzero(reported[rows])
+        at, of = rows[chosen], share.counted.of[chosen]
+        first, pair = groups_of(of, sources.codes[at], epochs.codes[at])
+        used = totals(pair, len(first), share.used[chosen]).tolist()
+        for n, row in enumerate(first.tolist()):
+            key = by_place.get((place, int(of[row])))
+            if key is not None:
+                source, epoch = (c.values[c.codes[at[row]]] or "" for c in (sources, epochs))
+                ledgers.tally(key, source, epoch, used[n])
+
+
+def _reported(run: Run) -> tuple[Bools, Coded, Coded]:
+    """Events that a holder emitted for calls of its own, and who that was."""
+    numbers = run.usage.number("source_seq")
+    by_holder = ~run.usage.coded("event_type").where("correction", "gpu_adjustment")
+    reported = by_holder & numbers.known & (numbers.value >= 1)
+    return reported, run.usage.coded("source"), run.usage.coded("source_epoch")
+
+
 def _settle_slice(ledger: Ledger, back: int, settled: int) -> None:
     if back <= SLICES:
         ledger.slices[back] += settled
         ledger.settled += settled
 
 
-def _one_by_one(slow: list[_Slow], run: Run, ledgers: Ledgers) -> None:
+def _one_by_one(slow: list[_One], run: Run, ledgers: Ledgers) -> None:
     """Charge events in their order, and each to its ledgers in theirs, and judge after each."""
     events = sorted(
         (row, one.place, number, at)
         for number, one in enumerate(slow)
         for row, at in _events(one.share.counted, one.group)
     )
+    if not events:
+        return
+    reported, sources, epochs = _reported(run)
     for row, _, number, at in events:
         share, charge = slow[number].share, slow[number].charge
         ledger, time, facts = charge.ledger, int(run.time[row]), share.facts
@@ -187,6 +232,9 @@ def _one_by_one(slow: list[_Slow], run: Run, ledgers: Ledgers) -> None:
             ledger, settled, priced=bool(facts.priced[at]), correction=bool(facts.correction[at]),
             gives_price=bool(facts.gives_price[at]),
         )  # fmt: skip
+        if share.budget.hard and reported[row]:
+            source, epoch = (c.values[c.codes[row]] or "" for c in (sources, epochs))
+            ledgers.tally(charge.key, source, epoch, used)
         ledgers.judge_at(charge, run.records[row].offset, time)
 
 

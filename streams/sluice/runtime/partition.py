@@ -143,8 +143,16 @@ class Partition:
     def _dispatch(self, record: Record, name: str, fields: dict[str, Any]) -> None:
         if name == "Activate":
             self._activate(record, fields)
-        elif name not in ("Tick", "HolderReport"):
+        elif name == "HolderReport":
+            self._report(record, fields)
+        elif name != "Tick":
             self._dead_letter(record, WireError("unexpected_record", f"{name} on a usage topic"))
+
+    def _report(self, record: Record, fields: dict[str, Any]) -> None:
+        try:
+            self._governance.holder_report(record, fields)
+        except WireError as error:
+            self._dead_letter(record, error)
 
     def _run(self, incoming: Incoming, begin: int, end: int) -> None:
         """Apply usage within one second, and what cannot be read between it."""

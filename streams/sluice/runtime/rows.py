@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sluice.enforcement import burn
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.policy import Budget
-from sluice.money import INT64_MAX
+from sluice.money import clamped
 
 # Below this a rate would say more about the first requests than about the rest of the period.
 _LEAST_SEEN_US = 300_000_000
@@ -28,13 +28,13 @@ def budget_record(
 ) -> dict[str, Any]:
     """A BudgetRow as it goes on the wire; instants in µs."""
     spent = burn.spent(ledger.burn, ledger.burn_minute, burn.minute_of(time))
-    remaining = _within(ledger.limit - ledger.settled - held.reserved - held.presumed)
+    remaining = clamped(ledger.limit - ledger.settled - held.reserved - held.presumed)
     forecast, exhausted_at = _forecast(
         ledger, spent["1h"], remaining, time, has_calendar=key.period_id not in ("rolling", "task")
     )
     amounts = {
-        "limit": ledger.limit, "settled": ledger.settled, "reserved": held.reserved,
-        "presumed": held.presumed, "corrected": ledger.corrected, "remaining": remaining,
+        "limit": ledger.limit, "settled": ledger.settled, "reserved": clamped(held.reserved),
+        "presumed": clamped(held.presumed), "corrected": ledger.corrected, "remaining": remaining,
     }  # fmt: skip
     money = ledger.unit == "pusd"
     return {
@@ -69,15 +69,11 @@ def _forecast(
     left = ledger.period_end - time
     if seen < _LEAST_SEEN_US or left <= 0 or not has_calendar:
         return None, None
-    forecast = _within(ledger.settled + last_hour * left // seen)
+    forecast = clamped(ledger.settled + last_hour * left // seen)
     if remaining <= 0:
         return forecast, time
     in_us = -(-remaining * seen // last_hour) if last_hour > 0 else left
     return forecast, time + in_us if in_us < left else None
-
-
-def _within(amount: int) -> int:
-    return max(-INT64_MAX, min(INT64_MAX, amount))
 
 
 def ladder_state(ledger: Ledger, budget: Budget | None) -> str:

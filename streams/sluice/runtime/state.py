@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.outcomes import Outcomes
 from sluice.enforcement.watch import Watchers
 from sluice.enforcement.watch_signals import LateFacts
@@ -26,6 +27,7 @@ from sluice.runtime.state_rows import (
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
 WATCHER, OUTCOME = b"x", b"o"
+LEASE = b"g"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,6 +55,7 @@ _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = 
     SOURCE: (lambda b: SourceKey(*_any(b)), msgspec.msgpack.Decoder(SourceSums).decode),
     UNNUMBERED: (lambda b: tuple(_any(b)), _any),
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
+    LEASE: (lambda b: LeaseKey(*_any(b)), msgspec.msgpack.Decoder(Lease).decode),
 }
 
 
@@ -64,6 +67,7 @@ class State:
         self.sources = Sources(dedupe_window_us)
         self.windows = WindowTable(lateness_us)
         self.ledgers: dict[LedgerKey, Ledger] = {}
+        self.leases: dict[LeaseKey, Lease] = {}
         self.tasks = TaskTable()
         self.cohorts = CohortTable(lateness_us)
         self.facts = LateFacts()
@@ -114,7 +118,7 @@ class State:
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
-            LEDGER: self.ledgers,
+            LEDGER: self.ledgers, LEASE: self.leases,
         }  # fmt: skip
         return tables[kind]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from sluice.enforcement.policy import Policy
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
 from sluice.wire.codec import encode
@@ -29,12 +30,21 @@ class _Record:
     value: bytes | None
 
 
-class _NoReferences:
-    """Nothing was published: usage has no price, and all else happens to it all the same."""
+_POLICY = Policy.model_validate({
+    "policy_id": "warm",
+    "budgets": [{
+        "budget_id": "b", "scope": ["tenant_id"], "unit": "tokens", "limit": 10**9, "hard": True,
+        "period": "rolling", "rolling": "1h",
+    }],
+})  # fmt: skip
 
-    def get(self, _name: tuple[str, str, str]) -> Any:
-        """Nothing."""
-        return None
+
+class _Policies:
+    """One policy and nothing else: usage has no price, all else happens to it all the same."""
+
+    def get(self, name: tuple[str, str, str]) -> Policy | None:
+        """The policy."""
+        return _POLICY if name[0] == "policy" else None
 
     def is_faulty(self, _name: tuple[str, str, str]) -> bool:
         """Nothing is."""
@@ -44,7 +54,7 @@ class _NoReferences:
 def warm_up() -> None:
     """Apply one of each kind of event to a partition that nobody has, and restore its state."""
     topics, state = Topics("warm.", 1), State(_HOUR_US, _HOUR_US)
-    partition = Partition(topics, 0, state, _NoReferences(), epoch=1)
+    partition = Partition(topics, 0, state, _Policies(), epoch=1)
     second = State(_HOUR_US, _HOUR_US)
     for records in _chunks():
         partition.apply(records)
@@ -54,6 +64,8 @@ def warm_up() -> None:
 
 def _chunks() -> Iterator[list[_Record]]:
     offsets = count()
+    named = {"kind": "policy", "id": _POLICY.policy_id, "version": _POLICY.version}
+    yield [_Record(next(offsets), _NOW // 1000, None, encode("Activate", named))]
     for events in (1, _MANY):
         yield [
             _Record(next(offsets), _NOW // 1000, b"t", encode("UsageEvent", event))

@@ -1,0 +1,395 @@
+"""Leases of one partition: reports heard, grants published, silence and its end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, NamedTuple, Protocol
+
+from sluice.enforcement import budgets, leases
+from sluice.enforcement.amounts import scope_text_of
+from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.decisions import Cause, decision_scope
+from sluice.enforcement.leases import CLOSED, OPEN, PRESUMED, SEEN, Lease, LeaseKey, Report, Room
+from sluice.enforcement.policy import Budget, Policy
+from sluice.enforcement.policy_budget import MAX_LIMIT
+from sluice.enforcement.reserved import Reserved
+from sluice.errors import WireError
+from sluice.metering.sources import SourceKey
+from sluice.money import clamped
+from sluice.periods import Period
+from sluice.runtime.agenda import Agenda
+from sluice.runtime.outputs import Outbox, Record
+from sluice.runtime.rows import Held
+from sluice.runtime.state import LEASE, State
+from sluice.wire.codec import encode
+from sluice.wire.scopes import scope_fields, scope_text
+
+# A holder's clock may be ahead of the broker's when a period begins.
+_AHEAD_US = 5_000_000
+_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq")
+
+
+class Link(NamedTuple):
+    """One ledger of a chain with its budget."""
+
+    budget: Budget
+    key: LedgerKey
+    ledger: Ledger
+
+
+class Court(Protocol):
+    """What a lease asks of the budgets in force."""
+
+    def policies(self) -> list[Policy]:
+        """Policies in force."""
+
+    def policy(self, policy_id: str) -> Policy | None:
+        """The version of a policy that is in force."""
+
+    def budget(self, key: LedgerKey) -> Budget | None:
+        """The budget in force that a ledger belongs to."""
+
+    def held_to(self, policy: Policy, budget: Budget, scope: str, period: Period,
+                tenant_id: str) -> Ledger:  # fmt: skip
+        """The ledger of a scope, opened and kept where there is none."""
+
+    def changed(self, key: LedgerKey, ledger: Ledger) -> None:
+        """A ledger's row is to be published again."""
+
+    def cause(self, offset: int) -> Cause:
+        """The record behind what is said now."""
+
+
+class Leasing:
+    """Shares out what is left of hard budgets."""
+
+    def __init__(self, state: State, outbox: Outbox, agenda: Agenda, court: Court) -> None:
+        self._state = state
+        self._outbox = outbox
+        self._agenda = agenda
+        self._court = court
+        self._by_ledger: dict[LedgerKey, set[LeaseKey]] = defaultdict(set)
+        self._closing: set[LeaseKey] = set()
+        self._reserved = Reserved()
+
+    # ---- what others ask
+
+    def held(self, key: LedgerKey) -> Held:
+        """What holders have of a ledger."""
+        presumed = self._reserved.presumed(key)
+        return Held(self._reserved.total(key) - presumed, presumed)
+
+    def fill(self) -> None:
+        """Look at everything that the state holds."""
+        self._reserved = Reserved()
+        self._by_ledger.clear()
+        for key, lease in self._state.leases.items():
+            self._index(key, lease)
+            self._agenda.enter(key, _due(lease))
+
+    def _index(self, key: LeaseKey, lease: Lease) -> None:
+        self._by_ledger[LedgerKey(*key[:4])].add(key)
+        if lease.closing and lease.phase != CLOSED:
+            self._closing.add(key)
+        self._reserved.put(self._chain_keys(key), key, lease)
+
+    # ---- usage
+
+    def tally(self, key: LedgerKey, source: str, source_epoch: str, used: int) -> None:
+        """Usage of a process that may have a lease; it replaces what was granted or presumed."""
+        lease_key = LeaseKey(*key, source, source_epoch)
+        lease = self._state.leases.get(lease_key)
+        ledger = self._state.ledgers[key]
+        if lease is None:
+            if not self._may_spend(ledger):
+                return
+            lease = self._opened(lease_key, ledger)
+        lease.settled = clamped(lease.settled + used)
+        if self._budget(lease_key).rolling_us is not None:
+            lease.ends_at = self._ends_at(lease_key, ledger)
+        self._note(lease_key, lease)
+
+    def _opened(self, key: LeaseKey, ledger: Ledger) -> Lease:
+        lease = self._state.leases[key] = Lease(self._ends_at(key, ledger))
+        return lease
+
+    def _ends_at(self, key: LeaseKey, ledger: Ledger) -> int:
+        """The end of the period; a rolling one is over when all usage has left it."""
+        rolling_us = self._budget(key).rolling_us
+        return self._state.header.time + 2 * rolling_us if rolling_us else ledger.period_end
+
+    # ---- reports
+
+    def report(self, record: Record, fields: dict[str, Any]) -> None:
+        """Hear a HolderReport; WireError where it breaks its contract."""
+        _check(record, fields)
+        names = set(fields["budget_ids"])
+        heard = 0
+        for policy in self._court.policies():
+            for budget in policy.budgets:
+                if budget.budget_id in names and fields["policy_id"] in ("", policy.policy_id):
+                    heard += self._hear(record.offset, fields, policy, budget)
+        self._state.count("reports", heard)
+        self._state.count("reports_ignored", max(0, len(names) - heard))
+
+    def _hear(self, offset: int, fields: dict[str, Any], policy: Policy, budget: Budget) -> bool:
+        """Whether a report said anything about a budget that it names."""
+        scope = fields["scope"] or scope_text([("tenant_id", fields["tenant_id"])])
+        if not budget.hard or fields["unit"] != budget.ledger_unit:
+            return False
+        period = self._period(policy, budget, scope, fields)
+        if period is None:
+            return False
+        chain = self._chain(policy, budget, scope, period, fields["tenant_id"])
+        key = LeaseKey(*chain[0].key, fields["holder"], fields["source_epoch"])
+        lease = self._state.leases.get(key) or self._opened(key, chain[0].ledger)
+        in_flight = max(fields["in_flight_reserved"], fields["interim_spend"])
+        report = Report(fields["holder_slot"], fields["wants"], in_flight, fields["last_seq"],
+                        fields["closing"])  # fmt: skip
+        if leases.is_stale(lease, report):
+            return False
+        leases.hear(lease, report, self._state.header.time)
+        lease.ends_at = max(lease.ends_at, self._ends_at(key, chain[0].ledger))
+        if report.closing:
+            self._begin_closing(key, lease)
+        elif self._may_spend(chain[0].ledger):
+            self._share_out(chain, key, offset)
+        self._note(key, lease)
+        return True
+
+    def _may_spend(self, ledger: Ledger) -> bool:
+        """Whether requests are admitted in a ledger's period now, by whatever clock."""
+        time = self._state.header.time
+        return ledger.period_start - _AHEAD_US <= time < ledger.period_end
+
+    def _period(
+        self, policy: Policy, budget: Budget, scope: str, fields: dict[str, Any]
+    ) -> Period | None:
+        """The period that a report names, where the scope is one of the tenant's."""
+        named = scope_fields(scope)
+        tenant_id = {**budget.where, **named}.get("tenant_id")
+        if named.keys() != set(budget.scope) or scope_text(named.items()) != scope:
+            return None
+        if tenant_id != fields["tenant_id"]:
+            return None
+        known = self._state.ledgers.get(
+            LedgerKey(policy.policy_id, budget.budget_id, scope, fields["period"])
+        )
+        if known is not None:
+            at = budgets.charged_period(budget, known.period_start)
+            if at.period_id != fields["period"]:
+                return None  # of the budget's calendar before a change
+            return Period(budget.period, fields["period"], known.period_start, known.period_end)
+        time = self._state.header.time
+        found = [budgets.charged_period(budget, at) for at in (time, time + _AHEAD_US)]
+        return next((period for period in found if period.period_id == fields["period"]), None)
+
+    def _chain(
+        self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
+    ) -> list[Link]:
+        """A ledger and what it draws on, all of them opened."""
+        chain = []
+        for one in (budget, *policy.ancestors[budget.budget_id]):
+            part = _part(one, scope)
+            ledger = self._court.held_to(policy, one, part, period, tenant_id)
+            chain.append(Link(one, budgets.ledger_key(policy, one, part, period), ledger))
+        return chain
+
+    # ---- grants
+
+    def _share_out(self, chain: list[Link], key: LeaseKey, offset: int) -> None:
+        """Grant what is fair to the holder that reported, and to others who wait for more."""
+        ledger, budget = chain[0].ledger, chain[0].budget
+        lease, all_of = self._state.leases[key], self._leases_of(chain[0].key)
+        lease.phase = OPEN
+        all_of[key] = lease
+        room = leases.free(ledger.limit, ledger.settled, all_of.values())
+        wants = {
+            k: (leases.wanted(l), budget.weights.get(l.slot, 1))
+            for k, l in all_of.items()
+            if l.phase == OPEN
+        }
+        shares = leases.fair_shares(room, wants)
+        ends_at = min(self._state.header.time + leases.TTL_US, lease.ends_at)
+        self._grant(chain, key, shares[key], ends_at, offset)
+        for other in sorted(wants.keys() - {key}):
+            waiting = all_of[other]
+            if waiting.limited_by is not None:
+                amount, _ = leases.target(waiting, shares[other], self._rooms(chain, other))
+                if amount > waiting.granted:
+                    self._grant(chain, other, shares[other], waiting.expires_at, offset)
+
+    def _leases_of(self, key: LedgerKey) -> dict[LeaseKey, Lease]:
+        return {k: self._state.leases[k] for k in sorted(self._by_ledger.get(key, ()))}
+
+    def _rooms(self, chain: list[Link], key: LeaseKey) -> list[Room]:
+        """How far a lease may grow in each ledger of its chain."""
+        settled = max(self._state.leases[key].settled, 0)
+        others = self._reserved.others([link.key for link in chain], key[4:])
+        return [
+            Room(link.budget.budget_id, settled + link.ledger.limit - link.ledger.settled - had)
+            for link, had in zip(chain, others, strict=True)
+        ]
+
+    def _grant(
+        self, chain: list[Link], key: LeaseKey, share: int, expires_at: int, offset: int
+    ) -> None:
+        lease, budget = self._state.leases[key], chain[0].budget
+        amount, by = leases.target(lease, share, self._rooms(chain, key))
+        if by is None and share < leases.wanted(lease):
+            by = budget.budget_id
+        cause = self._court.cause(offset)
+        leases.grant(lease, amount, by, expires_at, cause.time)
+        lease.sequence = max(offset, lease.sequence + 1)
+        self._note(key, lease)
+        value = encode("LeaseGrant", _record(key, lease, budget, cause))
+        self._outbox.control(leases.lease_key_bytes(key), value, cause.time)
+
+    # ---- ends
+
+    def _begin_closing(self, key: LeaseKey, lease: Lease) -> None:
+        lease.closing = True
+        if lease.phase != SEEN:
+            lease.phase = PRESUMED
+        self._closing.add(key)
+        self._close_if_whole(key)
+
+    def close_whole(self) -> None:
+        """End the leases whose processes are over and whose usage has all come."""
+        for key in sorted(self._closing):
+            self._close_if_whole(key)
+
+    def _close_if_whole(self, key: LeaseKey) -> None:
+        lease = self._state.leases.get(key)
+        if lease is None or not self._is_whole(key, lease):
+            return
+        self._closing.discard(key)
+        unit = self._state.ledgers[LedgerKey(*key[:4])].unit
+        if unit == "concurrency":
+            lease.base = 0  # no usage will say that it has ended
+        leases.close(lease)
+        self._note(key, lease)
+        self._tell_end(key)
+
+    def _is_whole(self, key: LeaseKey, lease: Lease) -> bool:
+        """Whether everything that the process emitted has been seen."""
+        if lease.last_seq <= 0:
+            return True
+        tenant_id = self._state.ledgers[LedgerKey(*key[:4])].tenant_id
+        sums = self._state.sources.rows.get(SourceKey(key.holder, key.source_epoch, tenant_id))
+        if sums is None or sums.highest < lease.last_seq:
+            return False
+        return all(first > lease.last_seq for first, _ in sums.missing)
+
+    def due(self, key: LeaseKey) -> None:
+        """A lease expires, or its row is over."""
+        lease, time = self._state.leases.get(key), self._state.header.time
+        if lease is None:
+            return
+        if lease.ends_at <= time:
+            if lease.phase in (OPEN, PRESUMED):
+                self._tell_end(key)
+            self.forget(key)
+            return
+        if lease.phase == OPEN and lease.expires_at <= time:
+            leases.lapse(lease)
+            if lease.phase == SEEN:
+                self._tell_end(key)
+            self._note(key, lease)
+        self._agenda.enter(key, _due(lease))
+
+    def _tell_end(self, key: LeaseKey) -> None:
+        self._outbox.control(leases.lease_key_bytes(key), None, self._state.header.time)
+
+    def forget(self, key: LeaseKey) -> None:
+        """A lease of a period that is over, or of a budget that is gone."""
+        ledger_key = LedgerKey(*key[:4])
+        self._reserved.put(self._chain_keys(key), key, None)
+        self._by_ledger[ledger_key].discard(key)
+        self._closing.discard(key)
+        del self._state.leases[key]
+        self._state.touch(LEASE, key)
+        self._changed_chain(key)
+
+    def refit(self, before: Policy | None) -> None:
+        """End leases of budgets that are gone, soft or in another unit by now; look at all anew."""
+        for key in sorted(self._state.leases):
+            if before is None or key.policy_id != before.policy_id:
+                continue
+            new, old = self._court.budget(LedgerKey(*key[:4])), before.by_id.get(key.budget_id)
+            if new is None or not new.hard or not old or new.ledger_unit != old.ledger_unit:
+                if self._state.leases[key].phase in (OPEN, PRESUMED):
+                    self._tell_end(key)
+                del self._state.leases[key]
+                self._closing.discard(key)
+                self._state.touch(LEASE, key)
+        self.fill()
+
+    def _note(self, key: LeaseKey, lease: Lease) -> None:
+        """A lease changed."""
+        self._by_ledger[LedgerKey(*key[:4])].add(key)
+        self._reserved.put(self._chain_keys(key), key, lease)
+        self._state.touch(LEASE, key)
+        self._agenda.enter(key, _due(lease))
+        self._changed_chain(key)
+
+    def _changed_chain(self, key: LeaseKey) -> None:
+        for ledger_key in self._chain_keys(key):
+            ledger = self._state.ledgers.get(ledger_key)
+            if ledger is not None:
+                self._court.changed(ledger_key, ledger)
+
+    def _chain_keys(self, key: LeaseKey) -> list[LedgerKey]:
+        policy = self._court.policy(key.policy_id)
+        chain = [LedgerKey(*key[:4])]
+        for one in policy.ancestors.get(key.budget_id, ()) if policy else ():
+            part = _part(one, key.scope)
+            chain.append(LedgerKey(key.policy_id, one.budget_id, part, key.period_id))
+        return chain
+
+    def _budget(self, key: LeaseKey) -> Budget:
+        policy = self._court.policy(key.policy_id)
+        if policy is None:
+            raise LookupError(f"policy {key.policy_id} is not in force")
+        return policy.by_id[key.budget_id]
+
+
+def _part(budget: Budget, scope: str) -> str:
+    """The scope of an ancestor, whose fields are some of the scope's."""
+    named = scope_fields(scope)
+    return scope_text_of(budget.scope, tuple(named[field] for field in budget.scope))
+
+
+def _due(lease: Lease) -> int:
+    return min(lease.expires_at, lease.ends_at) if lease.phase == OPEN else lease.ends_at
+
+
+def _check(record: Record, fields: dict[str, Any]) -> None:
+    if record.key != fields["tenant_id"].encode() or not fields["tenant_id"]:
+        raise WireError("wrong_key", "the key of a report is its tenant_id")
+    for name in _AMOUNTS:
+        if not 0 <= fields[name] <= MAX_LIMIT:
+            raise WireError("bad_report", f"{name} {fields[name]} is not in 0..{MAX_LIMIT}")
+    if not fields["holder"] or not fields["source_epoch"]:
+        raise WireError("bad_report", "a report names holder and source_epoch")
+
+
+def _record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> dict[str, Any]:
+    """A LeaseGrant as it goes on the wire."""
+    return {
+        "lease_id": leases.lease_id(key),
+        "policy_id": key.policy_id,
+        "budget_id": key.budget_id,
+        "scope": decision_scope({**budget.where, **scope_fields(key.scope)}),
+        "holder": key.holder,
+        "source_epoch": key.source_epoch,
+        "period": key.period_id,
+        "granted_total": lease.granted,
+        "unit": budget.ledger_unit,
+        "refresh_after_ms": budget.refresh_after_ms,
+        "issued_at": cause.time,
+        "expires_at": lease.expires_at,
+        "epoch": cause.epoch,
+        "sequence": lease.sequence,
+        "limited_by": lease.limited_by,
+    }
