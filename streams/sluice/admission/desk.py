@@ -220,6 +220,10 @@ class Desk:
             if reservation.gate is not None:
                 self._queues.done(reservation.gate)
             self._open.pop(reservation.number, None)
+            name = (reservation.request.request_id or "", reservation.request.attempt)
+            if usage is None and self._named.get(name) is reservation:
+                # Nothing was used: the same request may come again.
+                del self._named[name]
             while len(self._named) > MAX_SETTLED:
                 self._named.popitem(last=False)
             self._waiters.wake()
