@@ -121,7 +121,8 @@ class AdmissionPoint:
         matches = state.matching(request, now)
         if not matches:
             return unrestricted(staleness_us)
-        return self.told(request, self._judge(request, matches, now, staleness_us), now)
+        verdict = self._judge(request, matches, now, staleness_us)
+        return verdict if verdict.allowed else self.told(request, verdict, now)
 
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
