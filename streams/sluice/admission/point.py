@@ -33,7 +33,7 @@ from sluice.admission.verdict import (
     unread,
     unrestricted,
 )
-from sluice.admission.waiting import Waiters
+from sluice.admission.waiting import LEASES, Waiters
 
 REPORT_EVERY_S = 1.0
 
@@ -202,7 +202,7 @@ class AdmissionPoint:
             self._buckets.keep_only(state.decisions.keys())
             self._shares.keep_only(state.decisions.keys())
             self._read.set()
-            self._waiters.wake()
+            self._waiters.wake_all()
         self._preemption.note(list(state.decisions.values()), state, self._clock())
 
     def apply(
@@ -221,8 +221,10 @@ class AdmissionPoint:
     def _note(self, applied: Applied, now: int, *, live: bool) -> None:
         if applied.kind == "lifted":
             self._buckets.drop(applied.key)
-        if applied.kind != "heartbeat":
-            self._waiters.wake()
+        if applied.kind in ("lease", "budget", "lifted"):
+            self._waiters.wake(LEASES)
+        if applied.kind in ("decision", "lifted"):
+            self._desk.changed(applied.key)
         decision = applied.decision
         if applied.kind != "decision" or decision is None or decision.shadow:
             return
