@@ -85,10 +85,10 @@ def test_a_gate_never_runs_more_than_its_width(members: list[tuple[str, str]], w
     gate, through, most = Gate(), 0, 0
     for number, (priority, tenant) in enumerate(members):
         gate.queue.join(priority, tenant, NOW + number)
-        through += gate.move(None, width, NOW + number)
+        through += len(gate.move(None, width, NOW + number))
         most = max(most, gate.running)
     while gate.running:
         gate.running -= 1
-        through += gate.move(None, width, NOW)
+        through += len(gate.move(None, width, NOW))
         most = max(most, gate.running)
     assert (through, most <= width) == (len(members), True)

@@ -147,6 +147,12 @@ class Account:
         ended = self.ends_at is not None and now >= self.ends_at
         return ended and not self.reserved and not self.waiting
 
+    def idle(self, now: int) -> bool:
+        """Whether nothing is held or wanted any more, and its grantor knows."""
+        if self.reported_at is None or self._failed:
+            return self.reported_at is None and not self.in_use(now)
+        return not self._wanted and not self.in_use(now) and self.room(now) is None
+
     def is_due(self, now: int) -> bool:
         """Whether a report should be sent now."""
         if self.reported_at is None or self._failed:
@@ -169,6 +175,8 @@ class Account:
         """The HolderReport to send; holder, epoch and last number are the emitter's to fill."""
         self._in_vain = min(self._in_vain + 1, _MAX_DOUBLINGS) if self.waiting else 0
         self._wanted = 0 if closing else self.wants(now)
+        # What is not used any more flows back whole.
+        guessed = self.guessed if self.in_use(now) and not closing else 0
         self.reported_at, self._failed = now, False
         self._low_water = -1
         # A new peak counts from here on.
@@ -177,7 +185,7 @@ class Account:
             "holder_slot": holder_slot, "tenant_id": self.tenant_id,
             "policy_id": self.key.policy_id, "budget_ids": [self.key.budget_id],
             "scope": self.key.scope, "period": self.key.period_id, "unit": self.key.unit,
-            "wants": 0 if closing else self._wanted + self.guessed,
+            "wants": self._wanted + guessed,
             "in_flight_reserved": self.reserved, "interim_spend": self.interim,
             "closing": closing,
         }  # fmt: skip

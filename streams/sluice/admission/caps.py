@@ -50,21 +50,20 @@ def merged(several: Sequence[Caps]) -> Caps:
     Numbers take the smallest, denied tools add up; where only one can hold (models, pool,
     priority, boundary) the strictest decision's word counts.
     """
-    some = [caps for caps in several if caps is not NO_CAPS]
-    if len(some) < 2:
-        return some[0] if some else NO_CAPS
+    if len(several) < 2:
+        return several[0] if several else NO_CAPS
     # Decisions that say the same share their caps, so few combinations come up; what stands
     # beside the result keeps the ids its own.
-    key = tuple(map(id, some))
+    key = tuple(map(id, several))
     known = _merged.get(key)
     if known is None:
         if len(_merged) >= MAX_COMBINATIONS:
             _merged.clear()
-        known = _merged[key] = (_together(some), some)
+        known = _merged[key] = (_together(several), several)
     return known[0]
 
 
-_merged: dict[tuple[int, ...], tuple[Caps, list[Caps]]] = {}
+_merged: dict[tuple[int, ...], tuple[Caps, Sequence[Caps]]] = {}
 
 
 def _together(some: Sequence[Caps]) -> Caps:

@@ -120,7 +120,9 @@ class ControlState:
     def staleness(self, now: int) -> int | None:
         """µs since the longest silent source partition was heard; None if none is expected."""
         oldest = self._oldest_heard_at
-        return None if oldest is None else max(0, now - oldest)
+        if oldest is None:
+            return None
+        return now - oldest if now > oldest else 0
 
     def _ignored(self, why: str) -> Applied | None:
         self.counts[why] += 1

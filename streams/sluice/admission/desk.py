@@ -30,7 +30,7 @@ from sluice.admission.verdict import (
     refused,
     refusing,
 )
-from sluice.admission.waiting import Course, Wait, Waiters
+from sluice.admission.waiting import CONTROL, LEASES, Course, Wait, Waiters
 from sluice.errors import SluiceError
 
 # Named requests that are remembered after they settled; beyond it the oldest are forgotten.
@@ -76,7 +76,7 @@ class Desk:
         if verdict is None:
             if not self._point.ready:
                 until = time.monotonic() + self._point.cold_left_s
-                yield Wait(lambda: self._point.ready, until)
+                yield Wait(lambda: self._point.ready, until, CONTROL)
             verdict = self._point.admit(request)
         if not verdict.allowed:
             raise Refused(verdict)
@@ -124,7 +124,6 @@ class Desk:
         if gate is not None:
             with self._waiters.lock:
                 self._queues.done(gate)
-                self._waiters.wake()
 
     def _known(self, request: AdmissionRequest) -> Reservation | None:
         if self._closed:
@@ -191,7 +190,6 @@ class Desk:
         with self._waiters.lock:
             while self._lost_gates:
                 self._queues.done(self._lost_gates.popleft())
-                self._waiters.wake()
             while self._lost:
                 give_up(*self._lost.popleft(), self._clock())
         self._holding.holder.tell()
@@ -220,9 +218,14 @@ class Desk:
             if reservation.gate is not None:
                 self._queues.done(reservation.gate)
             self._open.pop(reservation.number, None)
+            name = (reservation.request.request_id or "", reservation.request.attempt)
+            if usage is None and self._named.get(name) is reservation:
+                # Nothing was used: the same request may come again.
+                del self._named[name]
             while len(self._named) > MAX_SETTLED:
                 self._named.popitem(last=False)
-            self._waiters.wake()
+            if reservation.holds:
+                self._waiters.wake(LEASES)
         return True
 
     def publish(self, event: Mapping[str, Any]) -> None:
@@ -268,6 +271,10 @@ class Desk:
         }  # fmt: skip
 
     # ---- the rest of its life
+
+    def changed(self, key: bytes) -> None:
+        """A decision was made anew or lifted; the caller holds the lock."""
+        self._queues.changed(key)
 
     def preempt(self, decision: Decision, verdict: Verdict) -> None:
         """Tell every open reservation of the decision's scope to stop."""

@@ -14,7 +14,7 @@ from sluice.admission.holder import Holder
 from sluice.admission.leases import Claim, Lack, claim_on, claims_of, settle
 from sluice.admission.publisher import Publisher
 from sluice.admission.verdict import AdmissionRequest, Verdict
-from sluice.admission.waiting import Course, Wait, Waiters
+from sluice.admission.waiting import LEASES, Course, Wait, Waiters
 
 # A request that waits for a lease asks again after so long, in case it was not heard.
 _ASK_AGAIN_S = 0.025
@@ -94,7 +94,7 @@ class Holding:
             while True:
                 self.holder.tell([account for account, _ in waiting])
                 again = min(until, time.monotonic() + _ASK_AGAIN_S)
-                if (yield Wait(ready, again)):
+                if (yield Wait(ready, again, LEASES)):
                     return found
                 if again >= until:
                     break
@@ -149,7 +149,7 @@ class Holding:
         with self._waiters.lock:
             for hold in holds:
                 settle(hold, None, 0, self._clock())
-            self._waiters.wake()
+            self._waiters.wake(LEASES)
 
 
 def _situation(lack: Lack) -> str:

@@ -14,8 +14,9 @@ from sluice.admission.amounts import applies, estimated, used
 from sluice.admission.budget_rule import BudgetRule, Span, UnknownScope
 from sluice.admission.verdict import AdmissionRequest
 
-# Closed accounts whose sum is remembered; beyond it the longest closed are forgotten.
-MAX_ENDED = 10_000
+# Accounts that were let go and whose sum is remembered, such as those of tasks; beyond it the
+# longest gone are forgotten.
+MAX_ENDED = 1_000_000
 
 Grants = Mapping[bytes, Mapping[str, Any]]
 # An account, and the HolderReport to send on it.
@@ -93,7 +94,7 @@ class Leases:
         self.holder = holder
         self.source_epoch: str | None = None
         self.accounts: dict[AccountKey, Account] = {}
-        # What was spent in periods that are closed: a straggler must not have the lease anew.
+        # What was spent under accounts let go: who comes again must not have their leases anew.
         self._ended: OrderedDict[AccountKey, int] = OrderedDict()
 
     def account(self, claim: Claim, grants: Grants) -> Account:
@@ -101,7 +102,7 @@ class Leases:
         account = self.accounts.get(claim.key)
         if account is None:
             account = Account(claim.rule, claim.key, claim.span, claim.tenant_id)
-            account.committed = self._ended.get(claim.key, 0)
+            account.committed = self._ended.pop(claim.key, 0)
             self.accounts[claim.key] = account
         account.rule = claim.rule
         account.see(grants.get(account.lease_key(self.holder, self.source_epoch)))
@@ -129,7 +130,7 @@ class Leases:
     def due(
         self, among: Iterable[Account], grants: Grants, now: int, holder_slot: str
     ) -> Iterator[Report]:
-        """Reports to send now; accounts of periods that are over are closed and forgotten."""
+        """Reports to send now; accounts that are over are closed, idle ones are forgotten."""
         for account in among:
             account.see(grants.get(account.lease_key(self.holder, self.source_epoch)))
             if account.over(now):
@@ -138,6 +139,9 @@ class Leases:
                     yield account, account.report(holder_slot, now, closing=True)
             elif account.is_due(now):
                 yield account, account.report(holder_slot, now)
+            elif account.idle(now):
+                # Its lease has expired with nothing in it. A closed one could not be had again.
+                self._forget(account)
 
     def _forget(self, account: Account) -> None:
         self.accounts.pop(account.key, None)

@@ -33,7 +33,7 @@ from sluice.admission.verdict import (
     unread,
     unrestricted,
 )
-from sluice.admission.waiting import Waiters
+from sluice.admission.waiting import LEASES, Waiters
 
 REPORT_EVERY_S = 1.0
 
@@ -121,7 +121,8 @@ class AdmissionPoint:
         matches = state.matching(request, now)
         if not matches:
             return unrestricted(staleness_us)
-        return self.told(request, self._judge(request, matches, now, staleness_us), now)
+        verdict = self._judge(request, matches, now, staleness_us)
+        return verdict if verdict.allowed else self.told(request, verdict, now)
 
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
@@ -201,7 +202,7 @@ class AdmissionPoint:
             self._buckets.keep_only(state.decisions.keys())
             self._shares.keep_only(state.decisions.keys())
             self._read.set()
-            self._waiters.wake()
+            self._waiters.wake_all()
         self._preemption.note(list(state.decisions.values()), state, self._clock())
 
     def apply(
@@ -220,8 +221,10 @@ class AdmissionPoint:
     def _note(self, applied: Applied, now: int, *, live: bool) -> None:
         if applied.kind == "lifted":
             self._buckets.drop(applied.key)
-        if applied.kind != "heartbeat":
-            self._waiters.wake()
+        if applied.kind in ("lease", "budget", "lifted"):
+            self._waiters.wake(LEASES)
+        if applied.kind in ("decision", "lifted"):
+            self._desk.changed(applied.key)
         decision = applied.decision
         if applied.kind != "decision" or decision is None or decision.shadow:
             return

@@ -18,7 +18,7 @@ AGE_US = 5_000_000
 _TURN = 1_000_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """One waiting request; `turn` orders the tenants within a class."""
 
@@ -101,13 +101,15 @@ class Gate:
         self.running = 0
         self._bucket: Bucket | None = None
 
-    def move(self, pace: Rate | None, width: int, now: int, *, lifted: bool = False) -> int:
-        """Grant every ticket that may go at `now`; returns how many.
+    def move(
+        self, pace: Rate | None, width: int, now: int, *, lifted: bool = False
+    ) -> list[Ticket]:
+        """Grant every ticket that may go at `now`, and return them.
 
         `pace` is the rate of the decision behind it, without which `width` run at once; `lifted`:
         nothing holds anybody back any more.
         """
-        granted = 0
+        granted: list[Ticket] = []
         while lifted or self._may_go(pace, width, now):
             ticket = self.queue.pop(now)
             if ticket is None:
@@ -116,7 +118,7 @@ class Gate:
                 self._bucket.take()
             ticket.granted = True
             self.running += 1
-            granted += 1
+            granted.append(ticket)
         return granted
 
     def _may_go(self, pace: Rate | None, width: int, now: int) -> bool:

@@ -59,11 +59,14 @@ class Queues:
         if not queueing:
             return None
         match = strictest(queueing)
+        key = match.decision.key
         gate, ticket = self._join(match, request, now)
         until = self._until(match, request, now)
         came = False
         try:
-            yield Wait(lambda: self._moved(match, gate, ticket), until, _LOOK_AGAIN_S)
+            # The more there are who look, the more seldom each has to.
+            look_again_s = min(0.25, _LOOK_AGAIN_S + len(gate.queue) / 10_000)
+            yield Wait(lambda: self._moved(key, gate, ticket), until, ticket, look_again_s)
             came = True
         finally:
             granted = self._stepped_off(gate, ticket, used=came)
@@ -78,7 +81,6 @@ class Queues:
                 gate.queue.leave(ticket)
             elif not used:
                 self.done(gate)
-                self._waiters.wake()
             return ticket.granted
 
     def _join(self, match: Match, request: AdmissionRequest, now: int) -> tuple[Gate, Ticket]:
@@ -89,8 +91,7 @@ class Queues:
             if gate is None:
                 gate = self._gates[match.decision.key] = Gate(self._options.weights)
             ticket = gate.queue.join(caps.priority or request.priority, request.tenant_id, now)
-            if gate.move(match.effect.pace, self._options.width, now):
-                self._waiters.wake()
+            self._advance(match.decision.key, gate)
             if not ticket.granted and len(gate.queue) > depth:
                 gate.queue.leave(ticket)
                 raise QueuedOut(self._out(match, QUEUE_FULL, f"{depth} requests wait already"))
@@ -103,15 +104,19 @@ class Queues:
             wait_us = min(wait_us, request.deadline_at - now)
         return time.monotonic() + max(0, wait_us) / 1e6
 
-    def _moved(self, match: Match, gate: Gate, ticket: Ticket) -> bool:
+    def _moved(self, key: bytes, gate: Gate, ticket: Ticket) -> bool:
+        self._advance(key, gate)
+        return ticket.granted
+
+    def _advance(self, key: bytes, gate: Gate) -> None:
+        """Let go who may by now; the caller holds the lock."""
         now = self._clock()
-        held = self._state().decisions.get(match.decision.key)
+        held = self._state().decisions.get(key)
         effect = None if held is None or held.shadow else held.effect_at(now)
         lifted = effect is None or effect.action != "queue"
         pace = None if effect is None else effect.pace
-        if gate.move(pace, self._options.width, now, lifted=lifted):
-            self._waiters.wake()
-        return ticket.granted
+        for ticket in gate.move(pace, self._options.width, now, lifted=lifted):
+            self._waiters.wake(ticket)
 
     def _out(self, match: Match, code: str, why: str) -> Verdict:
         verdict = refused(match, self._clock(), self._state().staleness(self._clock()))
@@ -122,9 +127,17 @@ class Queues:
         )  # fmt: skip
 
     def done(self, gate: Gate) -> None:
-        """A request that came through has ended; the caller holds the lock and wakes."""
+        """A request that came through has ended; the caller holds the lock."""
         gate.running -= 1
-        for key in [key for key, one in self._gates.items() if not (one.running or one.queue)]:
+        for key, one in list(self._gates.items()):
+            if one is gate:
+                self._advance(key, gate)
             # A pace is kept as long as its decision stands.
-            if key not in self._state().decisions:
+            if not (one.running or one.queue) and key not in self._state().decisions:
                 del self._gates[key]
+
+    def changed(self, key: bytes) -> None:
+        """A decision was made anew or lifted; the caller holds the lock."""
+        gate = self._gates.get(key)
+        if gate is not None:
+            self._advance(key, gate)

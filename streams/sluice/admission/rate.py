@@ -52,15 +52,19 @@ class Bucket:
         What was left stays, up to the burst of the new rate. A clock that was set back adds
         nothing, and counting goes on from there.
         """
-        elapsed_us = max(0, now - self._updated_at)
-        full = self._level + elapsed_us * self._rate.rate_per_minute
-        self._level = min(full, self._rate.burst * TOKEN, rate.burst * TOKEN)
-        self._rate = rate
+        if now > self._updated_at:
+            full = self._level + (now - self._updated_at) * self._rate.rate_per_minute
+            self._level = min(full, self._rate.burst * TOKEN)
+        if rate is not self._rate:
+            self._level = min(self._level, rate.burst * TOKEN)
+            self._rate = rate
         self._updated_at = now
 
     def wait_us(self) -> int:
         """Time until there is a whole token, as of the last refill; 0 = there is one."""
-        return -(-max(0, TOKEN - self._level) // self._rate.rate_per_minute)
+        if self._level >= TOKEN:
+            return 0
+        return -(-(TOKEN - self._level) // self._rate.rate_per_minute)
 
     def take(self) -> None:
         """Remove one token; the caller has seen that there is one."""

@@ -41,6 +41,8 @@ _RETRY_S = 0.5
 _METADATA_S = 5.0
 _CHECK_S = 1.0
 _BATCH = 1000
+# At most so long the gateway goes without its collector: a broker may fall silent meanwhile.
+_UNCOLLECTED_S = 10.0
 # Errors that end by themselves: the client reconnects and fetches on.
 _PASSING = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT,
@@ -95,8 +97,9 @@ class ControlSubscriber:
             admin = AdminClient(self._config)
             reader = _Reader(consumer, admin, self._topic, self._point)
             reader.begin()
+            rest_until = time.monotonic() + _UNCOLLECTED_S
             with uncollected():
-                while reader.in_snapshot and not stop.is_set():
+                while reader.in_snapshot and time.monotonic() < rest_until and not stop.is_set():
                     reader.read(_POLL_S)
             check_at = time.monotonic() + self._topic_check_s
             while not stop.is_set():

@@ -189,12 +189,12 @@ def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
         True,
         effect.action,
         CONTROL_STALE if effect.stale else decision.reason_code,
-        _reason(named),
+        _reason(named) if effect.stale or decision.notes else decision.reason,
         decision.decision_id,
         decision.policy_id,
         decision.policy_version,
         None,
-        merged([match.effect.caps for match in matches]),
+        merged([effect.caps for _, effect in matches if effect.caps is not NO_CAPS]),
         staleness_us,
         (),
         decision.rule_id,
@@ -209,8 +209,6 @@ def _reason(match: Match) -> str:
             f"{utc(decision.expires_at)} and was not renewed; then it is {decision.on_expiry}: "
             f"{decision.reason}"
         )
-    if not decision.notes:
-        return decision.reason
     return "; ".join((decision.reason, *(note.sentence for note in decision.notes)))
 
 

@@ -20,6 +20,8 @@ STANDING_NAME = "standing"
 # A record that is no usage event has no number under its key.
 UNNUMBERED = 0
 
+_HELD = ("wants", "in_flight_reserved", "interim_spend")
+
 Name = tuple[Any, ...]
 
 
@@ -50,7 +52,8 @@ class Standing:
         if kind != "HolderReport" or report["source_epoch"] != self._epoch:
             return
         name = (report["policy_id"], *report["budget_ids"], report["scope"], report["period"], key)
-        if report["closing"]:
+        if report["closing"] or not any(map(report.get, _HELD)):
+            # Nothing would be presumed spent of it.
             self._reports.pop(name, None)
         else:
             self._reports[name] = (key, value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.unit.admission.granting import TTL_US, Grantor, reserving
 from tests.unit.admission.messages import MINUTE_US, Clock, budget_rule
 
 from sluice.admission.accounts import Burn
 from sluice.admission.desk_options import DeskOptions
-from sluice.admission.verdict import AdmissionRequest
+from sluice.admission.verdict import AdmissionRequest, Refused
 
 CHAT = AdmissionRequest("acme", "chat", "m1", estimated_cost_pusd=10)
 SECOND_US = 1_000_000
@@ -87,6 +88,24 @@ def test_an_unused_lease_flows_back_and_is_not_renewed() -> None:
     assert told(grantor, "wants")[-1] == (0,)
     assert told(grantor, "wants").count((0,)) == 1
     assert grantor.granted["b", "tenant_id=acme", "2027-01-15"] == 7
+
+
+def test_an_idle_account_is_forgotten_and_its_spend_is_not() -> None:
+    """Accounts of tasks do not pile up; who comes again goes on with what was spent before."""
+    grantor = stepping(25)
+    made = reserving(grantor, budget_rule(period="task", scope=["task_id", "tenant_id"], limit=25))
+    task = AdmissionRequest("acme", "chat", "m1", task_id="t", estimated_cost_pusd=10)
+    made.reserve(task).commit(cost_pusd=10)
+    for _ in range(40):
+        grantor.clock.now += 5 * SECOND_US
+        made.report()
+    assert made._desk.accounts == []
+    assert not any(report["closing"] for report in grantor.reports)
+    made.reserve(task).commit(cost_pusd=10)
+    grantor.clock.now += SECOND_US
+    with pytest.raises(Refused):
+        made.reserve(task)
+    assert [account.committed for account in made._desk.accounts] == [20]
 
 
 def test_a_period_that_is_over_is_closed() -> None:

@@ -221,6 +221,17 @@ def test_a_named_request_is_reserved_and_charged_once() -> None:
     assert [event["attempt"] for event in grantor.events] == [1, 2]
 
 
+def test_a_named_request_that_was_released_may_come_again() -> None:
+    """What used nothing was not charged, so the same name is reserved anew."""
+    made = reserving(at_noon(b=1000))
+    named = AdmissionRequest("acme", "chat", "m1", estimated_cost_pusd=10, request_id="r")
+    first = made.reserve(named)
+    first.release()
+    again = made.reserve(named)
+    assert again is not first
+    assert again.commit(cost_pusd=4)
+
+
 def test_threads_that_name_one_request_share_it() -> None:
     """Asked for by many threads at once, a named request is held once."""
     made = reserving(at_noon(b=1000))
@@ -236,6 +247,7 @@ def test_threads_that_name_one_request_share_it() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    found.append(made.reserve(named))
     assert len({id(one) for one in found}) == 1
     assert account(made)[1:] == (0, 10)
 

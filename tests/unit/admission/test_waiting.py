@@ -14,7 +14,7 @@ from sluice.admission.waiting import Course, Wait, Waiters
 def course(ready: list[bool], ended: list[str], wait_s: float = 20) -> Course[bool]:
     """Waits until there is something in `ready`, and notes how it ended."""
     try:
-        came = yield Wait(lambda: bool(ready), time.monotonic() + wait_s, look_again_s=60)
+        came = yield Wait(lambda: bool(ready), time.monotonic() + wait_s, "here", 60)
         ended.append("came" if came else "late")
         return came
     finally:
@@ -32,7 +32,8 @@ def test_a_change_wakes_threads_and_coroutines() -> None:
         time.sleep(0.05)
         with waiters.lock:
             ready.append(True)
-            waiters.wake()
+            waiters.wake("elsewhere")
+            waiters.wake("here")
 
     changing = threading.Thread(target=change)
     changing.start()
@@ -57,7 +58,7 @@ def test_a_fault_of_the_condition_ends_the_course() -> None:
 
     def broken() -> Course[None]:
         try:
-            yield Wait(lambda: 1 / 0 > 0, time.monotonic() + 1)
+            yield Wait(lambda: 1 / 0 > 0, time.monotonic() + 1, "here")
         finally:
             ended.append("over")
 
@@ -78,4 +79,4 @@ def test_a_loop_that_is_gone_is_not_woken() -> None:
     assert not task.done()
     loop.close()
     with waiters.lock:
-        waiters.wake()
+        waiters.wake_all()

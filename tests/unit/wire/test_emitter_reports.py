@@ -147,6 +147,17 @@ def test_a_closed_lease_is_closed_once(kafka: FakeKafka, make: Make, tmp_path: P
     assert len(reports(kafka)) == 2
 
 
+def test_a_lease_with_nothing_in_it_needs_no_closing(kafka: FakeKafka, make: Make) -> None:
+    """A last report that holds and wants nothing leaves nothing to a successor."""
+    first = make()
+    first.report(report())
+    first.report(report(wants=0, in_flight_reserved=0, interim_spend=0))
+    assert first.close() == 0
+    with make() as second:
+        assert second.flush() == 0
+    assert not any(r["closing"] for r in reports(kafka))
+
+
 def test_unreadable_records_stand_for_nothing(tmp_path: Path) -> None:
     """What is no report, and reports about another epoch, are passed over."""
     standing = Standing("e")
