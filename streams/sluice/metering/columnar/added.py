@@ -12,9 +12,8 @@ from sluice.metering.columnar.priced import Priced
 from sluice.metering.columnar.sparse import NOTHING
 from sluice.metering.columnar.task_run import TaskEffects
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.columnar.window_kernel import Added
-from sluice.metering.quantities import TOKENS
-from sluice.metering.row_sums import MEASURED, SERVED
+from sluice.metering.columnar.window_layout import Added
+from sluice.metering.quantities import MEASURED, SERVED, TOKENS
 from sluice.wire.column_types import Bools, Coded, Ints, Texts
 
 _LABELS = ("outcome", "slo_outcome", "rollback_reason")

@@ -10,7 +10,6 @@ import numpy as np
 from sluice.errors import WireError
 from sluice.metering.columnar import task_layout as layout
 from sluice.metering.columnar import task_upkeep as upkeep
-from sluice.metering.columnar.distinct import coded_texts
 from sluice.metering.columnar.names import EMPTY, NONE
 from sluice.metering.columnar.task_layout import Store
 from sluice.metering.columnar.task_store import TaskStore
@@ -63,7 +62,7 @@ TASK_STATE: dict[str, Any] = {
 
 
 def task_columns(store: TaskStore, slots: Ints, version: int) -> dict[str, Column | Coded]:
-    """TaskRows of some slots, as `tasks.row_record` gives them."""
+    """TaskRows of some slots."""
     arrays = store.arrays
     amounts, marks = arrays.amounts[slots], arrays.marks[slots]
     ended = (marks[:, layout.FLAGS] & layout.ENDED) != 0
@@ -213,7 +212,7 @@ def _load_rows(store: TaskStore, slots: Ints, columns: Mapping[str, Column]) -> 
     for name, place in (_TEXTS | _HIDDEN_TEXTS).items():
         column = columns[name]
         if isinstance(column, Texts):
-            marks[:, place] = store.names.numbers(coded_texts(column))
+            marks[:, place] = store.names.numbers(column.coded())
     marks[:, layout.DEPTH] = _number(columns, "depth").value
     flags = layout.LIVE + layout.JUDGED * baseline.known.astype(np.int64)
     for name, flag in _FLAGS.items():

@@ -8,10 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from sluice.metering.causes import CAUSES
-from sluice.metering.columnar import sparse, window_kernel
+from sluice.metering.columnar import sparse, window_upkeep
+from sluice.metering.columnar.buckets import buckets
+from sluice.metering.columnar.columns import coded_of, whole
 from sluice.metering.columnar.sparse import NOTHING, Found
-from sluice.metering.columnar.texts import coded_of
-from sluice.metering.columnar.window_kernel import (
+from sluice.metering.columnar.window_layout import (
     CAUSES_AT,
     CLOSED,
     DIRTY,
@@ -28,7 +29,6 @@ from sluice.metering.columnar.window_rows import (
     CLASSES,
     SUM_COLUMNS,
     identities,
-    whole,
 )
 from sluice.metering.columnar.windows import WindowTable, versions_of
 from sluice.metering.windows import WindowKey
@@ -101,8 +101,8 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
         "classes": _items(classes, Coded(classes.key, list(CLASSES)), "quantity", "cost_pusd"),
         "causes": _items(causes, Coded(causes.key - CAUSES_AT, list(CAUSES)),
                          "overhead_pusd", "tail_pusd"),
-        "latency": _buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
-        "cost": _buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
+        "latency": buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
+        "cost": buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
         "labels": Items(labels.row, {
             "key": table.names.coded(labels.key % LABEL_STEP),
             "kind": whole(labels.key // LABEL_STEP), "value": whole(labels.first),
@@ -117,26 +117,19 @@ def _items(found: Found, key: Coded, first: str, second: str) -> Items:
     return Items(found.row, fields, is_plain=False)
 
 
-def _buckets(found: Found) -> Items:
-    fields: dict[str, Single] = {
-        "bucket": whole(found.key), "count": whole(found.first), "cost_pusd": whole(found.second),
-    }  # fmt: skip
-    return Items(found.row, fields, is_plain=False)
-
-
 def load(table: WindowTable, columns: Mapping[str, Column], rows: int) -> None:
     """Take rows of WINDOW_STATE, in the order of their log; a later one replaces an earlier."""
     slots = table.open(_stored_keys(table, columns))
     stored = _stored(table, columns, rows)
     listed = (stored.classes, stored.latency, stored.cost, stored.labels)
     table.entries = sparse.with_room(table.entries, sum(len(one.key) for one in listed))
-    window_kernel.load(table.rows, table.entries, slots, stored)
+    window_upkeep.load(table.rows, table.entries, slots, stored)
 
 
 def drop(table: WindowTable, columns: Mapping[str, Column]) -> None:
     """Forget the rows whose keys these columns of WINDOW_KEY are."""
     slots = table.find(_stored_keys(table, columns))
-    window_kernel.leave(table.rows, table.entries, np.unique(slots[slots >= 0]))
+    window_upkeep.leave(table.rows, table.entries, np.unique(slots[slots >= 0]))
 
 
 def _stored_keys(table: WindowTable, columns: Mapping[str, Column]) -> Keys:
