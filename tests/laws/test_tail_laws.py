@@ -21,6 +21,7 @@ from sluice.metering import histogram
 from sluice.metering.baselines import Baseline, Norm, compute, load_baseline, threshold
 from sluice.metering.causes import CAUSES
 from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, merged
+from sluice.metering.columnar.causes import part_of
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.histogram import BORDERS, Buckets
 from sluice.metering.labels import Thresholds, bands_of
@@ -174,6 +175,14 @@ def _exact(one: Costing) -> dict[str, int]:
 
 def _costing_of(one: Costing, *classes: str) -> int:
     return sum(part.cost_pusd for part in one.parts if part.key.startswith(classes))
+
+
+@LAWS
+@given(amounts, amounts, amounts)
+def test_a_part_is_exact_in_64_bits(amount: int, one: int, other: int) -> None:
+    """Although the product on the way may take twice as many."""
+    share, whole = sorted((one, max(1, other)))
+    assert part_of(amount, share, whole) == divmod(amount * share, whole)
 
 
 # ---- tasks
