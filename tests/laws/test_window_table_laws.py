@@ -18,7 +18,8 @@ from tests.laws.streams import WORLD, pieces
 from tests.window_columns import Labelled, add, ints, keys_of, rows_of
 
 from sluice.metering.causes import CAUSES
-from sluice.metering.columnar import names, windows
+from sluice.metering.columnar import names, sparse, window_upkeep, windows
+from sluice.metering.columnar.window_layout import Keys
 from sluice.metering.columnar.windows import WindowTable
 from sluice.metering.labels import Bands, Thresholds
 from sluice.metering.parts import Part
@@ -26,6 +27,7 @@ from sluice.metering.windows import DELAY_US, FUTURE_US, WINDOW_US, WindowKey
 from sluice.runtime.state_rows import changed_windows, load_windows
 
 DAY = 24 * HOUR
+LATENESS = MINUTE
 ORACLE = Oracle(WORLD)
 
 
@@ -37,7 +39,7 @@ _small = st.integers(-9, 99)
 _eight = st.lists(_small, min_size=8, max_size=8).map(tuple)
 _events = st.fixed_dictionaries(
     {
-        "back": st.sampled_from([0] * 4 + [-2 * MINUTE, 1, MINUTE, 61 * MINUTE, 90 * MINUTE, DAY]),
+        "back": st.sampled_from([0] * 4 + [-2 * MINUTE, 1, MINUTE, 2 * MINUTE, 4 * MINUTE, DAY]),
         "cost": st.none() | st.integers(0, 200),
         "fields": st.fixed_dictionaries(
             {"event_type": _mostly("inference", "tool", "correction", "gpu_adjustment")},
@@ -69,12 +71,12 @@ _events = st.fixed_dictionaries(
         "unprotected": st.just(True),
     },
 )  # fmt: skip
-_gaps = st.sampled_from([0, 1, SECOND, MINUTE, 90 * SECOND, HOUR, HOUR + 90 * SECOND + 1, DAY])
+_gaps = st.sampled_from([0, 1, SECOND, MINUTE, 90 * SECOND, 150 * SECOND + 1, DAY])
 _versions = st.sampled_from([("b1", "n1"), ("b2", None), (None, None)])
 _steps = st.one_of(
     *[st.tuples(st.just("add"), st.lists(_events, max_size=9), _versions)] * 3,
     st.tuples(st.just("refuse"), st.lists(_events, min_size=1, max_size=3)),
-    *[st.tuples(st.sampled_from(["close", "publish", "evict", "store"]))] * 3,
+    *[st.tuples(st.sampled_from(["close", "publish", "evict", "sweep", "store"]))] * 3,
     st.tuples(st.just("restore"), st.lists(st.integers(0, 40), max_size=3)),
 )
 
@@ -95,7 +97,7 @@ def _key(one: Labelled) -> WindowKey:
     event = one.event
     occurred = min(event["occurred_at"], one.time + FUTURE_US)
     start = occurred // MINUTE * MINUTE
-    late = one.unprotected or one.time > start + WINDOW_US + DELAY_US + HOUR
+    late = one.unprotected or one.time > start + WINDOW_US + DELAY_US + LATENESS
     model = event["response_model"] or event["request_model"]
     return WindowKey(event["tenant_id"], event["project_id"], model, event["tool_name"] or "",
                      start, _date(one.time) if late else "")  # fmt: skip
@@ -120,7 +122,7 @@ def _applied(one: Labelled, key: WindowKey, book: str | None, baseline: str | No
 class _Both:
     """The table and the lists of events that its rows must be the sums of."""
 
-    table: WindowTable = field(default_factory=lambda: WindowTable(HOUR))
+    table: WindowTable = field(default_factory=lambda: WindowTable(LATENESS))
     rows: dict[WindowKey, Row] = field(default_factory=dict)
     changed: set[WindowKey] = field(default_factory=set)
     gone: set[WindowKey] = field(default_factory=set)
@@ -171,7 +173,7 @@ class _Both:
             key
             for key, row in self.rows.items()
             if not row.dirty
-            and key.window_start + WINDOW_US + DELAY_US + HOUR < time
+            and key.window_start + WINDOW_US + DELAY_US + LATENESS < time
             and (not key.lane or key.lane < _date(time))
         }
         assert self.table.evict(time) == len(over)
@@ -179,6 +181,11 @@ class _Both:
             del self.rows[key]
         self.gone |= over
         self.changed -= over
+
+    def sweep(self, time: int, version: int) -> None:
+        self.close(time)
+        self.publish(time, version)
+        self.evict(time)
 
     def store(self) -> None:
         assert self.table.is_changed() == bool(self.changed or self.gone)
@@ -191,7 +198,7 @@ class _Both:
     def restore(self, cuts: list[int]) -> None:
         """Go on with a table that knows only the log, read in pieces, of each key the newest."""
         self.store()
-        self.table = WindowTable(HOUR)
+        self.table = WindowTable(LATENESS)
         for piece in pieces(self.log, cuts):
             load_windows(self.table, dict(piece))
         assert not self.table.is_changed()
@@ -231,8 +238,8 @@ def test_rows_are_the_sums_of_their_events(drawn: list[Any], length: int) -> Non
                     both.refuse(made)
                 for begin in range(0, len(made) if kind == "add" else 0, length):
                     both.add(made[begin : begin + length], *about[1])
-            elif kind == "publish":
-                both.publish(time, version)
+            elif kind in ("publish", "sweep"):
+                getattr(both, kind)(time, version)
             elif kind in ("close", "evict"):
                 getattr(both, kind)(time)
             else:
@@ -250,7 +257,7 @@ def test_rows_are_the_sums_of_their_events(drawn: list[Any], length: int) -> Non
 def test_the_sums_of_all_rows_are_those_of_all_events(drawn: list[Any], data: Any) -> None:
     """However the events are divided into runs, the rows are the same, and nothing is lost."""
     made = [_labelled(n, fields, NOW) for n, fields in enumerate(drawn, 1)]
-    whole, parts = WindowTable(HOUR), WindowTable(HOUR)
+    whole, parts = WindowTable(LATENESS), WindowTable(LATENESS)
     add(whole, *made)
     for piece in pieces(made, data.draw(st.lists(st.integers(0, 30), max_size=5))):
         if piece:
@@ -260,3 +267,34 @@ def test_the_sums_of_all_rows_are_those_of_all_events(drawn: list[Any], data: An
     assert sum(row["cost_pusd"] for row in sums) == sum(one.cost_pusd or 0 for one in made)
     assert sum(row["events"] + row["corrections"] for row in sums) == len(made)
     assert np.array_equal(whole.find(keys_of(whole, made)), whole.open(keys_of(whole, made)))
+
+
+_rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), _rows), max_size=20))
+def test_rows_are_found_for_as_long_as_they_are_here(changes: list[Any]) -> None:
+    """Each in a slot of its own that it keeps, whatever came before it and has left."""
+    rows, entries = window_upkeep.made(1), sparse.made(1)
+    here: dict[tuple[int, int], int] = {}
+    for opening, keys in changes:
+        if opening:
+            rows = window_upkeep.with_room(rows, len(keys))
+            slots = window_upkeep.find(rows, _keys(keys), True).tolist()
+            assert all(
+                here.setdefault(key, slot) == slot for key, slot in zip(keys, slots, strict=True)
+            )
+        else:
+            gone = {key: here.pop(key) for key in keys if key in here}
+            window_upkeep.leave(rows, entries, ints(*gone.values()))
+        every = [(name, start) for name in range(4) for start in range(10)]
+        found = window_upkeep.find(rows, _keys(every), False).tolist()
+        assert found == [here.get(key, -1) for key in every]
+        assert len(set(here.values())) == len(here)
+
+
+def _keys(rows: list[tuple[int, int]]) -> Keys:
+    texts = [(name, 1, 1, 1, 1) for name, _ in rows]
+    starts = ints(*(start * MINUTE for _, start in rows))
+    return Keys(np.array(texts, dtype=np.int64).reshape(-1, 5), starts)

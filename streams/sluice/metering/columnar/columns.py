@@ -1,4 +1,4 @@
-"""Columns made of what is here: numbers without a null, texts one by one."""
+"""Columns made of what is here: numbers without a null, texts one by one, ends of lists."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def coded_of(texts: Sequence[str]) -> Coded:
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     codes = np.array([places[text] for text in texts], dtype=np.int64)
     return Coded(codes, list(places))
+
+
+def ends(row: Ints, rows: int) -> Ints:
+    """Where the entries of each row end, from those of the first row on; `row` is ascending."""
+    found: Ints = np.cumsum(np.bincount(row, minlength=rows)).astype(np.int64)
+    return found

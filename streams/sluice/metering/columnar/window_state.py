@@ -10,7 +10,7 @@ import numpy as np
 from sluice.metering.causes import CAUSES
 from sluice.metering.columnar import sparse, window_upkeep
 from sluice.metering.columnar.buckets import buckets
-from sluice.metering.columnar.columns import coded_of, whole
+from sluice.metering.columnar.columns import coded_of, ends, whole
 from sluice.metering.columnar.sparse import NOTHING, Found
 from sluice.metering.columnar.window_layout import (
     CAUSES_AT,
@@ -162,12 +162,12 @@ def _classes(columns: Mapping[str, Column], rows: int) -> Listed:
     first = np.concatenate([_field(classes, "quantity"), _field(causes, "overhead_pusd")])
     second = np.concatenate([_field(classes, "cost_pusd"), _field(causes, "tail_pusd")])
     order = np.argsort(row, kind="stable")
-    return Listed(_ends(row, rows), key[order], first[order], second[order])
+    return Listed(ends(row, rows), key[order], first[order], second[order])
 
 
 def _histogram_of(column: Column, rows: int) -> Listed:
     items = _list(column)
-    return Listed(_ends(items.row, rows), *(_field(items, n) for n in ("bucket", "count",
+    return Listed(ends(items.row, rows), *(_field(items, n) for n in ("bucket", "count",
                                                                        "cost_pusd")))  # fmt: skip
 
 
@@ -175,12 +175,10 @@ def _labels_of(table: WindowTable, column: Column, rows: int) -> Listed:
     items = _list(column)
     if not len(items.row):
         none = np.zeros(0, dtype=np.int64)
-        return Listed(_ends(items.row, rows), none, none, none)
+        return Listed(ends(items.row, rows), none, none, none)
     ids = table.names.numbers(_texts(items.fields["key"]).coded())
     value = _field(items, "value")
-    return Listed(
-        _ends(items.row, rows), _field(items, "kind") * LABEL_STEP + ids, value, 0 * value
-    )
+    return Listed(ends(items.row, rows), _field(items, "kind") * LABEL_STEP + ids, value, 0 * value)
 
 
 def _places(items: Items, names: Sequence[str]) -> Ints:
@@ -193,11 +191,6 @@ def _places(items: Items, names: Sequence[str]) -> Ints:
 
 def _field(items: Items, name: str) -> Ints:
     return _numbers(items.fields[name]) if len(items.row) else np.zeros(0, dtype=np.int64)
-
-
-def _ends(row: Ints, rows: int) -> Ints:
-    ends: Ints = np.cumsum(np.bincount(row, minlength=rows)).astype(np.int64)
-    return ends
 
 
 def _list(column: Column) -> Items:
