@@ -21,6 +21,7 @@ from sluice.metering import histogram
 from sluice.metering.baselines import Baseline, Norm, compute, load_baseline, threshold
 from sluice.metering.causes import CAUSES
 from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, merged
+from sluice.metering.columnar.buckets import bucket_of
 from sluice.metering.columnar.causes import part_of
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.histogram import BORDERS, Buckets
@@ -49,7 +50,7 @@ def counted(values: list[int]) -> Buckets:
 def test_a_bucket_is_the_smallest_power_that_covers_the_value(value: int) -> None:
     """The bucket is that of exact powers, its border covers the value, its estimate is in 1 %."""
     bucket = histogram.bucket_of(value)
-    assert bucket == oracle.bucket(value)
+    assert bucket == bucket_of(value) == oracle.bucket(value)
     assert value <= histogram.upper_bound(bucket) <= INT64_MAX
     assert bucket <= 0 or histogram.upper_bound(bucket - 1) < value
     assert abs(histogram.estimate(bucket) - value) <= 0.01 * value * (1 + 1e-9)
