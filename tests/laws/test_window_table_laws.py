@@ -84,6 +84,7 @@ _steps = st.one_of(
 def _labelled(number: int, drawn: dict[str, Any], time: int) -> Labelled:
     event = arrived(number, **{"corrects_event_id": "o"} | drawn["fields"])
     event |= {"occurred_at": time - drawn["back"], "started_at": time - drawn["back"]}
+    event["risk_flags"] = [*event["risk_flags"], f"new-{number // 4}"]  # texts come and go
     delta = event["event_type"] == "correction" and drawn["cost"] is not None
     return Labelled(
         event, time, drawn["cost"] - 100 if delta else drawn["cost"],

@@ -294,9 +294,12 @@ def test_task_tails_are_added_where_there_is_room() -> None:
 def test_names_that_no_row_has_are_forgotten() -> None:
     """However many tenants come and go, texts stay few, and rows that stay keep theirs."""
     windows = table()
+    put(windows, tenant_id="before", slo_outcome="what follows it gets other numbers")
     stays = put(windows, START + DAY_US, tenant_id="stays", occurred_at=START + DAY_US,
                 risk_flags=["burst"])  # fmt: skip
     before = rows_of(windows)[stays]
+    windows.take_dirty()
+    assert windows.evict(START + DAY_US) == 1
     for begin in range(0, 3000, 500):
         add(windows, *(
             Labelled(usage(n, tenant_id=f"t{n}", occurred_at=START), START)
