@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from tests.laws.one_by_one_loops import is_looping, score_ppm, symbol_of
 
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
@@ -102,8 +103,8 @@ class Tasks:
         sums = self.rows.get(_key(event)) if event["task_id"] is not None else None
         if sums is None or event["event_type"] == "correction":
             return Context(usual_input=usual)
-        symbol = loops.symbol_of(event)
-        looping = sums.looping if symbol is None else loops.is_looping([*sums.symbols, symbol])
+        symbol = symbol_of(event)
+        looping = sums.looping if symbol is None else is_looping([*sums.symbols, symbol])
         reads = event["event_type"] in REQUEST_TYPES and sums.cached_model == model_of(event)
         cached = sums.cached_tokens if reads else 0
         return Context(looping, cached, usual)
@@ -203,7 +204,7 @@ def row_record(key: TaskKey, sums: TaskSums, version: int) -> dict[str, Any]:
         **key._asdict(),
         **{name: getattr(sums, name) for name in _PUBLISHED},
         "task_tail_pusd": _task_tail(sums),
-        "loop_score_ppm": loops.score_ppm(sums.symbols),
+        "loop_score_ppm": score_ppm(sums.symbols),
         "outcome": (sums.outcome or None) if sums.ended else None,
         "caps": [],
         "version": version,
@@ -274,7 +275,7 @@ def _count(
 
 
 def _follow(sums: TaskSums, event: Mapping[str, Any], context: Context) -> None:
-    symbol = loops.symbol_of(event)
+    symbol = symbol_of(event)
     if symbol is not None:
         sums.symbols = [*sums.symbols, symbol][-loops.MEMORY :]
         sums.looping = context.looping

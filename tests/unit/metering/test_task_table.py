@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.builders import NOW, arrived
+from tests.laws.one_by_one_loops import score_ppm, symbol_of
 from tests.task_columns import Added, records_of, run_of, state_of, stored_of
 
 from sluice.errors import WireError
 from sluice.metering.baselines import Baseline, Norm
 from sluice.metering.columnar.tasks import Evicted, TaskTable
-from sluice.metering.loops import number_of, score_ppm, symbol_of
+from sluice.metering.loops import number_of
 from sluice.metering.packaged import TASK_CALLS
 from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
 from sluice.money import INT64_MAX

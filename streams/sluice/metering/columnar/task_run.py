@@ -125,7 +125,7 @@ def _kinds(run: TaskRun) -> Kinds:
 
 
 def _symbols(usage: Usage, rows: Ints, is_tool: Bools, failed: Bools) -> Ints:
-    """What `loops.symbol_of` gives; -1 for None."""
+    """Symbols of tool calls as `loops` says; -1 where there is none."""
     found = np.full(len(rows), -1, dtype=np.int64)
     if not is_tool.any():
         return found
