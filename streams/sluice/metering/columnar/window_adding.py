@@ -153,12 +153,12 @@ def _count_label(
     low, there = kind * LABEL_STEP, 0
     at = rows.labels[slot]
     while at != NOTHING:
-        key = entries.cells[at, sparse.KEY]
+        key = entries.links[at, sparse.KEY]
         if key == low + label:
-            entries.cells[at, sparse.FIRST] += 1
+            entries.sums[at, sparse.FIRST] += 1
             return
         there += low <= key < low + LABEL_STEP
-        at = entries.cells[at, sparse.AFTER]
+        at = entries.links[at, sparse.AFTER]
     label = other if there >= MAX_LABELS else label
     sparse.add(rows.labels, slot, entries, low + label, 1, 0)
 

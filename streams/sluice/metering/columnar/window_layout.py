@@ -30,7 +30,7 @@ WIDTH = len(KEY_NAMES) + 2
 LIVE, CLOSED, DIRTY, CHANGED, TASKED = 1, 2, 4, 8, 16
 # Kinds of labels: an entry's key is kind * LABEL_STEP + the label's number.
 OUTCOMES, SLO_OUTCOMES, ROLLBACK_REASONS, RISK_FLAGS = range(4)
-LABEL_STEP = 2**40
+LABEL_STEP = 2**28
 # Keys of classes are places in the list of classes; those of causes begin here.
 CAUSES_AT = 2**20
 LATENCY = MEASURED.index("latency_us")

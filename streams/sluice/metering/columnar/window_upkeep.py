@@ -192,9 +192,9 @@ def rename(rows: Rows, entries: Entries, slots: Ints, moved: Ints) -> None:
                 rows.names[slot, column] = moved[rows.names[slot, column]]
         at = rows.labels[slot]
         while at != NOTHING:
-            kind, label = divmod(entries.cells[at, sparse.KEY], LABEL_STEP)
-            entries.cells[at, sparse.KEY] = kind * LABEL_STEP + moved[label]
-            at = entries.cells[at, sparse.AFTER]
+            kind, label = divmod(entries.links[at, sparse.KEY], LABEL_STEP)
+            entries.links[at, sparse.KEY] = kind * LABEL_STEP + moved[label]
+            at = entries.links[at, sparse.AFTER]
     _reindex(rows)
 
 
