@@ -24,12 +24,12 @@ from sluice.metering.columnar.window_layout import (
     COST,
     DIRTY,
     EVENTS,
+    FEW,
     GOOD,
     GROSS,
     KNOWN,
     LABEL_STEP,
     LATENCY,
-    MEASURED_AT,
     PACKAGED,
     REFUSED,
     REQUESTS,
@@ -37,6 +37,7 @@ from sluice.metering.columnar.window_layout import (
     RISK_FLAGS,
     TASK_TAIL,
     TASKED,
+    TIMES_AT,
     TOKENS_AT,
     UNLABELLED,
     UNPRICED,
@@ -81,9 +82,13 @@ def _add_amounts(rows: Rows, slot: int, run: Added, n: int) -> None:
         rows.sums[slot, TOKENS_AT + kind] += run.tokens[kind, n]
     for kind in range(run.measured.shape[0]):
         if run.known[kind, n]:
-            rows.sums[slot, MEASURED_AT + kind] += run.measured[kind, n]
+            if kind < FEW:
+                rows.rare[slot, kind] += run.measured[kind, n]
+            else:
+                rows.sums[slot, TIMES_AT + kind - FEW] += run.measured[kind, n]
             rows.sums[slot, KNOWN] |= 1 << kind
-    rows.sums[slot, CLAMPED] += run.clamped[n]
+    if run.clamped[n]:
+        rows.rare[slot, CLAMPED] += 1
 
 
 @inlined
@@ -120,7 +125,8 @@ def _add_money(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> N
         if whole or tail:
             sparse.add(rows.classes, slot, entries, CAUSES_AT + cause, whole, tail)
     if run.task_tail_known[n]:
-        rows.sums[slot, TASK_TAIL] += run.task_tail_pusd[n]
+        if run.task_tail_pusd[n]:
+            rows.rare[slot, TASK_TAIL] += run.task_tail_pusd[n]
         rows.state[slot] |= TASKED
 
 
@@ -166,16 +172,16 @@ def _count_label(
 @inlined
 def _correct(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> None:
     """Move the original's cost in the histogram from what it was to what it is."""
-    sums, delta, before = rows.sums[slot], run.cost_pusd[n], run.original_pusd[n]
-    sums[CORRECTIONS] += 1
+    delta, before = run.cost_pusd[n], run.original_pusd[n]
+    rows.rare[slot, CORRECTIONS] += 1
     if not run.priced[n]:
         return
-    sums[CORRECTED] += delta
+    rows.rare[slot, CORRECTED] += delta
     if run.original_known[n]:
         bucket = bucket_of(max(0, before))
         sparse.add(rows.cost, way_of(slot, bucket, WAYS), entries, bucket, -1, -before)
     else:
-        sums[UNPRICED] -= 1
+        rows.sums[slot, UNPRICED] -= 1
     after = before + delta
     bucket = bucket_of(max(0, after))
     sparse.add(rows.cost, way_of(slot, bucket, WAYS), entries, bucket, 1, after)
@@ -186,5 +192,5 @@ def refuse(rows: Rows, slots: Ints, requests: Ints, averted_pusd: Ints) -> None:
     """Add reports of refused requests; nothing leaves 64 bits."""
     for n in range(len(slots)):
         _touch(rows, slots[n])
-        rows.sums[slots[n], REFUSED] += requests[n]
-        rows.sums[slots[n], AVERTED] += averted_pusd[n]
+        rows.rare[slots[n], REFUSED] += requests[n]
+        rows.rare[slots[n], AVERTED] += averted_pusd[n]

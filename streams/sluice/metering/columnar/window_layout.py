@@ -11,17 +11,21 @@ from sluice.metering.columnar.sparse import Links
 from sluice.metering.quantities import MEASURED, TOKENS
 from sluice.wire.column_types import Bools, Ints
 
-# Columns of `Rows.sums`.
-SUMS = (
-    "events", "requests", *TOKENS, *MEASURED, "cost_pusd", "gross_pusd", "volume", "unpriced",
-    "corrections", "corrected_pusd", "clamped", "body_pusd", "shoulder_pusd", "tail_pusd",
-    "task_tail_pusd", "good", "refused", "averted_pusd", "packaged", "unlabelled", "revision",
-    "measured",
+# Measured amounts that few events have; the others follow in MEASURED.
+FEW = MEASURED.index("queue_us")
+# Columns of `Rows.sums`, then those of `Rows.rare`.
+COMMON_SUMS = (
+    "events", "requests", *TOKENS, *MEASURED[FEW:], "cost_pusd", "gross_pusd", "volume",
+    "unpriced", "body_pusd", "shoulder_pusd", "tail_pusd", "good", "packaged", "unlabelled",
+    "revision", "measured",
 )  # fmt: skip
-EVENTS, REQUESTS, TOKENS_AT, MEASURED_AT = 0, 1, 2, 2 + len(TOKENS)
-(COST, GROSS, VOLUME, UNPRICED, CORRECTIONS, CORRECTED, CLAMPED, BODY, SHOULDER, TAIL, TASK_TAIL,
- GOOD, REFUSED, AVERTED, PACKAGED, UNLABELLED, REVISION,
- KNOWN) = range(MEASURED_AT + len(MEASURED), len(SUMS))  # fmt: skip
+RARE_SUMS = (*MEASURED[:FEW], "corrections", "corrected_pusd", "clamped", "task_tail_pusd",
+             "refused", "averted_pusd")  # fmt: skip
+SUMS = COMMON_SUMS + RARE_SUMS
+EVENTS, REQUESTS, TOKENS_AT, TIMES_AT = 0, 1, 2, 2 + len(TOKENS)
+(COST, GROSS, VOLUME, UNPRICED, BODY, SHOULDER, TAIL, GOOD, PACKAGED, UNLABELLED, REVISION,
+ KNOWN) = range(TIMES_AT + len(MEASURED) - FEW, len(COMMON_SUMS))  # fmt: skip
+CORRECTIONS, CORRECTED, CLAMPED, TASK_TAIL, REFUSED, AVERTED = range(FEW, len(RARE_SUMS))
 # Columns of `Rows.names`: numbers of texts.
 KEY_NAMES = ("tenant_id", "project_id", "model", "tool", "lane")
 BOOK, BASELINE = len(KEY_NAMES), len(KEY_NAMES) + 1
@@ -41,9 +45,13 @@ WAYS = 4
 
 
 class Rows(NamedTuple):
-    """Rows by slot; `places` finds slots by key, by open addressing."""
+    """Rows by slot; `places` finds slots by key, by open addressing.
+
+    Sums that most rows do not have are apart: memory that nothing was written to costs nothing.
+    """
 
     sums: Ints
+    rare: Ints
     start: Ints
     names: Links
     state: npt.NDArray[np.uint8]

@@ -15,13 +15,11 @@ from sluice.metering.columnar.window_layout import (
     KEY_NAMES,
     KNOWN,
     LABEL_STEP,
-    MEASURED_AT,
     OUTCOMES,
     RISK_FLAGS,
     ROLLBACK_REASONS,
     SLO_OUTCOMES,
     SUMS,
-    TASK_TAIL,
     TASKED,
     WAYS,
 )
@@ -44,9 +42,10 @@ _LABELS = (("outcomes", OUTCOMES), ("slo_outcomes", SLO_OUTCOMES),
 
 def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dict[str, AnyColumn]:
     """WindowRows that cover the input below `version`, at broker time `time` (µs)."""
-    sums = table.rows.sums[slots]
+    sums = table.amounts(slots)
     book, baseline = versions_of(table, slots)
     ones = np.ones(len(slots), dtype=np.int64)
+    tasked = (table.rows.state[slots] & np.uint8(TASKED)) != 0
     of = {name: sums[:, SUM_COLUMNS[name]] for name in (*TOKENS, *_PLAIN)}
     cached = of["cache_read_input_tokens"] + of["cache_write_input_tokens"]
     return {
@@ -56,9 +55,7 @@ def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dic
         "input_uncached_tokens": whole(of["input_tokens"] - cached),
         "output_text_tokens": whole(of["output_tokens"] - of["reasoning_output_tokens"]),
         **_measured(sums),
-        "task_tail_pusd": Numbers(
-            sums[:, TASK_TAIL], (table.rows.state[slots] & np.uint8(TASKED)) != 0
-        ),
+        "task_tail_pusd": Numbers(sums[:, SUM_COLUMNS["task_tail_pusd"]], tasked),
         **_lists(table, slots),
         "price_book_version": book,
         "baseline_version": baseline,
@@ -76,7 +73,7 @@ def identities(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
 
 def _measured(sums: Ints) -> dict[str, AnyColumn]:
     return {
-        name: Numbers(sums[:, MEASURED_AT + kind], (sums[:, KNOWN] >> kind & 1) != 0)
+        name: Numbers(sums[:, SUM_COLUMNS[name]], (sums[:, KNOWN] >> kind & 1) != 0)
         for kind, name in enumerate(MEASURED)
     }
 

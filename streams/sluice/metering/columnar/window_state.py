@@ -86,7 +86,7 @@ def key_columns(keys: Sequence[WindowKey]) -> dict[str, AnyColumn]:
 
 def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
     """Rows as columns of WINDOW_STATE: all that is needed to go on with them."""
-    rows, entries = table.rows, table.entries
+    rows, entries, sums = table.rows, table.entries, table.amounts(slots)
     book, baseline = versions_of(table, slots)
     classes = sparse.collect(rows.classes, slots, entries)
     causes = classes.where(classes.key >= CAUSES_AT)
@@ -94,7 +94,7 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
     labels = sparse.collect(rows.labels, slots, entries)
     return {
         **identities(table, slots),
-        **{name: whole(rows.sums[slots, place]) for name, place in SUM_COLUMNS.items()},
+        **{name: whole(sums[:, place]) for name, place in SUM_COLUMNS.items()},
         "state": whole((rows.state[slots] & _KEPT_STATE).astype(np.int64)),
         "price_book_version": book,
         "baseline_version": baseline,

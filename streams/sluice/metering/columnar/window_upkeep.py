@@ -11,13 +11,14 @@ from sluice.metering.columnar.sparse import NOTHING, Entries, Links
 from sluice.metering.columnar.window_layout import (
     BASELINE,
     BOOK,
+    COMMON_SUMS,
     GONE_FROM_INDEX,
     LABEL_STEP,
     LIVE,
+    RARE_SUMS,
     ROW_FREE,
     ROWS_LIVE,
     ROWS_USED,
-    SUMS,
     TOKENS_AT,
     WAYS,
     WIDTH,
@@ -36,7 +37,8 @@ def made(capacity: int) -> Rows:
     classes, labels = (np.full(capacity, NOTHING, dtype=np.int32) for _ in range(2))
     latency, cost = (np.full(WAYS * capacity, NOTHING, dtype=np.int32) for _ in range(2))
     return Rows(
-        np.zeros((capacity, len(SUMS)), dtype=np.int64), np.zeros(capacity, dtype=np.int64),
+        np.zeros((capacity, len(COMMON_SUMS)), dtype=np.int64),
+        np.zeros((capacity, len(RARE_SUMS)), dtype=np.int64), np.zeros(capacity, dtype=np.int64),
         np.zeros((capacity, WIDTH), dtype=np.int32), np.zeros(capacity, dtype=np.uint8),
         classes, latency, cost, labels, _index(capacity),
         np.array([0, NOTHING, 0, 0], dtype=np.int64),
@@ -60,7 +62,8 @@ def _wider(rows: Rows, capacity: int) -> Rows:
     latency, cost = (sparse.grown(heads, WAYS * capacity) for heads in (rows.latency, rows.cost))
     classes[held:] = labels[held:] = latency[WAYS * held :] = cost[WAYS * held :] = NOTHING
     wider = Rows(
-        sparse.grown(rows.sums, capacity), sparse.grown(rows.start, capacity),
+        sparse.grown(rows.sums, capacity), _grown_where_written(rows.rare, capacity),
+        sparse.grown(rows.start, capacity),
         sparse.grown(rows.names, capacity), sparse.grown(rows.state, capacity),
         classes, latency, cost, labels, _index(capacity), rows.counts,
     )  # fmt: skip
@@ -71,6 +74,14 @@ def _wider(rows: Rows, capacity: int) -> Rows:
 def _index(capacity: int) -> Links:
     """An index that half of its room is enough for."""
     return np.full(1 << (2 * capacity - 1).bit_length(), _EMPTY, dtype=np.int32)
+
+
+def _grown_where_written(column: Ints, capacity: int) -> Ints:
+    """A longer copy in which rows of zeros stay unwritten."""
+    longer = np.zeros((capacity, *column.shape[1:]), dtype=column.dtype)
+    written = np.flatnonzero(column.any(axis=1))
+    longer[written] = column[written]
+    return longer
 
 
 @inlined
@@ -146,6 +157,9 @@ def _opened(rows: Rows, names: Ints, start: int) -> int:
     rows.names[slot, 5:] = NOTHING
     rows.state[slot] = LIVE
     rows.sums[slot, :] = 0
+    for column in range(rows.rare.shape[1]):
+        if rows.rare[slot, column]:
+            rows.rare[slot, column] = 0
     return slot
 
 
@@ -180,6 +194,8 @@ def most(rows: Rows, slots: Ints) -> float:
         if slot >= 0:
             for column in range(TOKENS_AT, rows.sums.shape[1]):
                 largest = max(largest, abs(float(rows.sums[slot, column])))
+            for column in range(rows.rare.shape[1]):
+                largest = max(largest, abs(float(rows.rare[slot, column])))
     return largest
 
 
@@ -204,7 +220,11 @@ def load(rows: Rows, entries: Entries, slots: Ints, stored: Stored) -> None:
     for n in range(len(slots)):
         slot = slots[n]
         _clear(rows, entries, slot)
-        rows.sums[slot] = stored.sums[n]
+        common = rows.sums.shape[1]
+        rows.sums[slot] = stored.sums[n, :common]
+        for column in range(rows.rare.shape[1]):
+            if rows.rare[slot, column] != stored.sums[n, common + column]:
+                rows.rare[slot, column] = stored.sums[n, common + column]
         rows.state[slot] = stored.state[n] | LIVE
         rows.names[slot, BOOK] = stored.book[n]
         rows.names[slot, BASELINE] = stored.baseline[n]

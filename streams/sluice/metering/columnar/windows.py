@@ -21,21 +21,18 @@ from sluice.metering.columnar.window_layout import (
     CHANGED,
     CLOSED,
     DIRTY,
-    GROSS,
     KEY_NAMES,
     LABEL_STEP,
     LIVE,
-    MEASURED_AT,
     REFUSED,
     ROWS_LIVE,
     ROWS_USED,
     SUMS,
-    TASK_TAIL,
-    TOKENS_AT,
     Added,
     Keys,
     Rows,
 )
+from sluice.metering.quantities import MEASURED, TOKENS
 from sluice.metering.windows import (
     DELAY_US,
     FUTURE_US,
@@ -118,7 +115,7 @@ class WindowTable:
         """Refused requests and averted money of a row; -1 stands for one that is not there."""
         if slot < 0:
             return 0, 0
-        return int(self.rows.sums[slot, REFUSED]), int(self.rows.sums[slot, AVERTED])
+        return int(self.rows.rare[slot, REFUSED]), int(self.rows.rare[slot, AVERTED])
 
     def check(self, run: Added, task_tail_pusd: int) -> None:
         """Raise OverflowError where a row cannot take the run's only event; slot -1: a new row.
@@ -126,16 +123,22 @@ class WindowTable:
         `task_tail_pusd` is the most that it can move the tail of its task.
         """
         slot = int(run.slot[0])
-        have = [0] * len(SUMS) if slot < 0 else self.rows.sums[slot].tolist()
-        for place, amount in enumerate(run.tokens[:, 0].tolist(), TOKENS_AT):
-            checked_sum(have[place], amount)
-        for place, amount in enumerate(run.measured[:, 0].tolist(), MEASURED_AT):
-            checked_sum(have[place], amount)
+        have = dict.fromkeys(SUMS, 0)
+        if slot >= 0:
+            have = dict(zip(SUMS, self.amounts(run.slot)[0].tolist(), strict=True))
+        counted = ((TOKENS, run.tokens), (MEASURED, run.measured))
+        for names, amounts in counted:
+            for name, amount in zip(names, amounts[:, 0].tolist(), strict=True):
+                checked_sum(have[name], amount)
         classes = {} if slot < 0 else self._quantities(slot)
         for key, quantity in zip(run.part_key.tolist(), run.part_quantity.tolist(), strict=True):
             checked_sum(classes.get(key, 0), quantity)
-        checked_sum(have[GROSS], _gross(run))
-        checked_sum(abs(have[TASK_TAIL]), task_tail_pusd)
+        checked_sum(have["gross_pusd"], _gross(run))
+        checked_sum(abs(have["task_tail_pusd"]), task_tail_pusd)
+
+    def amounts(self, slots: Ints) -> Ints:
+        """Sums of rows, in the order of SUMS."""
+        return np.concatenate([self.rows.sums[slots], self.rows.rare[slots]], axis=1)
 
     def _quantities(self, slot: int) -> dict[int, int]:
         found = sparse.collect(self.rows.classes, np.array([slot]), self.entries)
