@@ -125,8 +125,7 @@ def _add_money(rows: Rows, slot: int, entries: Entries, run: Added, n: int) -> N
         if whole or tail:
             sparse.add(rows.classes, slot, entries, CAUSES_AT + cause, whole, tail)
     if run.task_tail_known[n]:
-        if run.task_tail_pusd[n]:
-            rows.rare[slot, TASK_TAIL] += run.task_tail_pusd[n]
+        rows.sums[slot, TASK_TAIL] += run.task_tail_pusd[n]
         rows.state[slot] |= TASKED
 
 

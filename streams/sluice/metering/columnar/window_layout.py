@@ -16,16 +16,16 @@ FEW = MEASURED.index("queue_us")
 # Columns of `Rows.sums`, then those of `Rows.rare`.
 COMMON_SUMS = (
     "events", "requests", *TOKENS, *MEASURED[FEW:], "cost_pusd", "gross_pusd", "volume",
-    "unpriced", "body_pusd", "shoulder_pusd", "tail_pusd", "good", "packaged", "unlabelled",
-    "revision", "measured",
+    "unpriced", "body_pusd", "shoulder_pusd", "tail_pusd", "task_tail_pusd", "good", "packaged",
+    "unlabelled", "revision", "measured",
 )  # fmt: skip
-RARE_SUMS = (*MEASURED[:FEW], "corrections", "corrected_pusd", "clamped", "task_tail_pusd",
-             "refused", "averted_pusd")  # fmt: skip
+RARE_SUMS = (*MEASURED[:FEW], "corrections", "corrected_pusd", "clamped", "refused",
+             "averted_pusd")  # fmt: skip
 SUMS = COMMON_SUMS + RARE_SUMS
 EVENTS, REQUESTS, TOKENS_AT, TIMES_AT = 0, 1, 2, 2 + len(TOKENS)
-(COST, GROSS, VOLUME, UNPRICED, BODY, SHOULDER, TAIL, GOOD, PACKAGED, UNLABELLED, REVISION,
- KNOWN) = range(TIMES_AT + len(MEASURED) - FEW, len(COMMON_SUMS))  # fmt: skip
-CORRECTIONS, CORRECTED, CLAMPED, TASK_TAIL, REFUSED, AVERTED = range(FEW, len(RARE_SUMS))
+(COST, GROSS, VOLUME, UNPRICED, BODY, SHOULDER, TAIL, TASK_TAIL, GOOD, PACKAGED, UNLABELLED,
+ REVISION, KNOWN) = range(TIMES_AT + len(MEASURED) - FEW, len(COMMON_SUMS))  # fmt: skip
+CORRECTIONS, CORRECTED, CLAMPED, REFUSED, AVERTED = range(FEW, len(RARE_SUMS))
 # Columns of `Rows.names`: numbers of texts.
 KEY_NAMES = ("tenant_id", "project_id", "model", "tool", "lane")
 BOOK, BASELINE = len(KEY_NAMES), len(KEY_NAMES) + 1
