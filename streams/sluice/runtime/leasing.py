@@ -26,7 +26,7 @@ from sluice.wire.scopes import scope_fields, scope_text
 
 # A holder's clock may be ahead of the broker's when a period begins.
 _AHEAD_US = 5_000_000
-_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq")
+_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq", "committed")
 
 
 class Link(NamedTuple):
@@ -145,10 +145,11 @@ class Leasing:
         lease = self._state.leases.get(key) or self._opened(key, chain[0].ledger)
         in_flight = max(fields["in_flight_reserved"], fields["interim_spend"])
         report = Report(fields["holder_slot"], fields["wants"], in_flight, fields["last_seq"],
-                        fields["closing"])  # fmt: skip
+                        fields["closing"], fields["committed"])  # fmt: skip
         if leases.is_stale(lease, report):
             return False
-        leases.hear(lease, report, self._state.header.time)
+        is_whole = self._is_whole(key, report.last_seq)
+        leases.hear(lease, report, self._state.header.time, is_whole=is_whole)
         lease.ends_at = max(lease.ends_at, self._ends_at(key, chain[0].ledger))
         if report.closing:
             self._begin_closing(key, lease)
@@ -261,7 +262,7 @@ class Leasing:
 
     def _close_if_whole(self, key: LeaseKey) -> None:
         lease = self._state.leases.get(key)
-        if lease is None or not self._is_whole(key, lease):
+        if lease is None or not self._is_whole(key, lease.last_seq):
             return
         self._closing.discard(key)
         unit = self._state.ledgers[LedgerKey(*key[:4])].unit
@@ -271,15 +272,15 @@ class Leasing:
         self._note(key, lease)
         self._tell_end(key)
 
-    def _is_whole(self, key: LeaseKey, lease: Lease) -> bool:
-        """Whether everything that the process emitted has been seen."""
-        if lease.last_seq <= 0:
+    def _is_whole(self, key: LeaseKey, last_seq: int) -> bool:
+        """Whether everything that the process emitted up to a number has been seen."""
+        if last_seq <= 0:
             return True
         tenant_id = self._state.ledgers[LedgerKey(*key[:4])].tenant_id
         sums = self._state.sources.rows.get(SourceKey(key.holder, key.source_epoch, tenant_id))
-        if sums is None or sums.highest < lease.last_seq:
+        if sums is None or sums.highest < last_seq:
             return False
-        return all(first > lease.last_seq for first, _ in sums.missing)
+        return all(first > last_seq for first, _ in sums.missing)
 
     def due(self, key: LeaseKey) -> None:
         """A lease expires, or its row is over."""
@@ -368,7 +369,7 @@ def _check(record: Record, fields: dict[str, Any]) -> None:
     if record.key != fields["tenant_id"].encode() or not fields["tenant_id"]:
         raise WireError("wrong_key", "the key of a report is its tenant_id")
     for name in _AMOUNTS:
-        if not 0 <= fields[name] <= MAX_LIMIT:
+        if not 0 <= (fields[name] or 0) <= MAX_LIMIT:
             raise WireError("bad_report", f"{name} {fields[name]} is not in 0..{MAX_LIMIT}")
     if not fields["holder"] or not fields["source_epoch"]:
         raise WireError("bad_report", "a report names holder and source_epoch")
@@ -384,7 +385,7 @@ def _record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> dict[s
         "holder": key.holder,
         "source_epoch": key.source_epoch,
         "period": key.period_id,
-        "granted_total": lease.granted,
+        "granted_total": leases.granted_total(lease),
         "unit": budget.ledger_unit,
         "refresh_after_ms": budget.refresh_after_ms,
         "issued_at": cause.time,
