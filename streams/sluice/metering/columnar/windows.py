@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from sluice.metering.columnar import sparse, window_kernel
+from sluice.metering.columnar import sparse, window_adding, window_upkeep
 from sluice.metering.columnar.names import EMPTY, NONE, Names
 from sluice.metering.columnar.sparse import Entries
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.columnar.window_kernel import (
+from sluice.metering.columnar.window_layout import (
     AVERTED,
     BASELINE,
     BOOK,
@@ -23,6 +23,7 @@ from sluice.metering.columnar.window_kernel import (
     DIRTY,
     GROSS,
     KEY_NAMES,
+    LABEL_STEP,
     LIVE,
     MEASURED_AT,
     REFUSED,
@@ -35,8 +36,14 @@ from sluice.metering.columnar.window_kernel import (
     Keys,
     Rows,
 )
-from sluice.metering.row_sums import MAX_LABELS, OTHER
-from sluice.metering.windows import DELAY_US, FUTURE_US, WINDOW_US, WindowKey
+from sluice.metering.windows import (
+    DELAY_US,
+    FUTURE_US,
+    MAX_LABELS,
+    OTHER,
+    WINDOW_US,
+    WindowKey,
+)
 from sluice.money import checked_sum
 from sluice.wire.column_types import Bools, Coded, Ints
 
@@ -52,7 +59,7 @@ class WindowTable:
     def __init__(self, lateness_us: int) -> None:
         self.lateness_us = lateness_us
         self.names = Names()
-        self.rows: Rows = window_kernel.made(_FIRST_ROWS)
+        self.rows: Rows = window_upkeep.made(_FIRST_ROWS)
         self.entries: Entries = sparse.made(_FIRST_ENTRIES)
         self._gone: list[WindowKey] = []
 
@@ -96,16 +103,16 @@ class WindowTable:
 
     def find(self, keys: Keys) -> Ints:
         """Slots of rows, -1 where there is none."""
-        return window_kernel.find(self.rows, keys, False)
+        return window_upkeep.find(self.rows, keys, False)
 
     def open(self, keys: Keys) -> Ints:
         """Slots of rows, which are made where there are none."""
-        self.rows = window_kernel.with_room(self.rows, len(keys.start))
-        return window_kernel.find(self.rows, keys, True)
+        self.rows = window_upkeep.with_room(self.rows, len(keys.start))
+        return window_upkeep.find(self.rows, keys, True)
 
     def most(self, slots: Ints) -> float:
         """The largest amount in any of these rows; -1 stands for a row that is not there."""
-        return window_kernel.most(self.rows, slots)
+        return window_upkeep.most(self.rows, slots)
 
     def refusals(self, slot: int) -> tuple[int, int]:
         """Refused requests and averted money of a row; -1 stands for one that is not there."""
@@ -139,11 +146,11 @@ class WindowTable:
         events, listed = len(run.slot), len(run.part_key) + len(run.flag)
         self.entries = sparse.with_room(self.entries, _ENTRIES_PER_EVENT * events + listed)
         versions = self.names.number(book), self.names.number(baseline)
-        window_kernel.add(self.rows, self.entries, run, *versions, self.names.number(OTHER))
+        window_adding.add(self.rows, self.entries, run, *versions, self.names.number(OTHER))
 
     def refuse(self, slots: Ints, requests: Ints, averted_pusd: Ints) -> None:
         """Add reports of refused requests; no sum leaves 64 bits."""
-        window_kernel.refuse(self.rows, slots, requests, averted_pusd)
+        window_adding.refuse(self.rows, slots, requests, averted_pusd)
 
     # ---- time
 
@@ -179,7 +186,7 @@ class WindowTable:
         slots = slots[over[lanes]] if len(slots) else slots
         if len(slots):
             self._gone += self.keys(slots)
-            window_kernel.leave(self.rows, self.entries, slots)
+            window_upkeep.leave(self.rows, self.entries, slots)
         self._forget_names()
         return len(slots)
 
@@ -235,8 +242,8 @@ class WindowTable:
         table = self.rows.names[live]
         labels = sparse.collect(self.rows.labels, live, self.entries).key
         used = np.zeros(len(self.names), dtype=np.bool_)
-        used[table[table >= 0]] = used[labels % window_kernel.LABEL_STEP] = True
-        window_kernel.rename(self.rows, self.entries, live, self.names.keep(used))
+        used[table[table >= 0]] = used[labels % LABEL_STEP] = True
+        window_upkeep.rename(self.rows, self.entries, live, self.names.keep(used))
 
 
 def versions_of(table: WindowTable, slots: Ints) -> tuple[Coded, Coded]:
@@ -247,7 +254,7 @@ def versions_of(table: WindowTable, slots: Ints) -> tuple[Coded, Coded]:
 
 
 def _gross(run: Added) -> int:
-    """A bound of every amount of money that the only event moves; see `row_sums`."""
+    """A bound of every amount of money that the only event moves; see `window_adding`."""
     cost = abs(int(run.cost_pusd[0]))
     moved = 2 * abs(int(run.original_pusd[0])) + cost if run.correction[0] else cost
     classes: int = sum(abs(part) for part in run.part_cost.tolist())
