@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sluice.runtime.checkpoint import Fenced
+from sluice.runtime.checkpoint import Fenced, give_back_memory
 from sluice.runtime.chunks import Chunk
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.owned import OwnedPartition
@@ -46,6 +46,8 @@ class Owner:
             for number in set(self.owned) - numbers:
                 self.owned.pop(number).log.close()
             await asyncio.gather(*(self._take(number) for number in numbers))
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, give_back_memory)
             return {number: self.owned[number].position for number in numbers}
 
     async def _take(self, number: int) -> None:
