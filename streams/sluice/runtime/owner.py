@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +38,7 @@ class Owner:
         self._executor = ThreadPoolExecutor(max_workers=max(8, 2 * settings.partitions))
         self._assigning = asyncio.Lock()
         self._scheduled: set[int] = set()
+        self._begun_at: dict[int, float] = {}  # commits of decisions, by partition
         self._tasks: set[asyncio.Future[None]] = set()
         self.owned: dict[int, OwnedPartition] = {}
 
@@ -72,13 +74,17 @@ class Owner:
             self._soon(number)
 
     def _soon(self, number: int) -> None:
+        """Commit at once, but not more often than decisions may be told one by one."""
         if number not in self._scheduled:
             self._scheduled.add(number)
-            delay_s = self._settings.decision_delay_ms / 1000
-            asyncio.get_running_loop().call_later(delay_s, self._start_checkpoint, number)
+            loop = asyncio.get_running_loop()
+            since_s = loop.time() - self._begun_at.get(number, -math.inf)
+            delay_s = max(0.0, self._settings.decision_delay_ms / 1000 - since_s)
+            loop.call_later(delay_s, self._start_checkpoint, number)
 
     def _start_checkpoint(self, number: int) -> None:
         self._scheduled.discard(number)
+        self._begun_at[number] = asyncio.get_running_loop().time()
         task = asyncio.ensure_future(self.checkpoint(number))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
