@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ from sluice.wire.scan import committed_records
 
 LEFT_PERCENT, OBEY_P99_MS = 1.0, 60.0
 # Tenants of the trace that ask for so many times their budget keep asking to the end.
-_CONTINUING = 1.5
+_CONTINUING = 2
 # The budget of each tenant, as a part of what the heaviest one asks for.
 _PART = 6
 # Declared output: below what long answers take, so that some go over their reservation.
@@ -80,6 +80,13 @@ class Ran(NamedTuple):
     spent: int
 
 
+class Asked(NamedTuple):
+    """What a tenant's requests come to, and the largest amount that one reserves, pusd."""
+
+    spend: int
+    largest: int
+
+
 class Gateway(NamedTuple):
     """One gateway's admission point and emitter."""
 
@@ -97,10 +104,12 @@ def run(ground: Ground, size: Size) -> Report:
         with gateways(pipeline, size.gateways, "soft") as open_ones:
             ground.tell(f"soft budgets: {size.trials} breaches")
             times = spread(Breaches(open_ones).trials(size.trials))
-    lines = [_line(view, ran) for view in ledgers]
-    asked = _demand(requests)
-    continuing = [line for line in lines
-                  if asked[line["tenant_id"]] >= _CONTINUING * line["limit_pusd"]]  # fmt: skip
+    asked = _asked(requests)
+    lines = [_line(view, asked[view.tenant_id].largest, ran) for view in ledgers]
+    continuing = [
+        line for line in lines
+        if asked[line["tenant_id"]].spend >= _CONTINUING * line["limit_pusd"]
+    ]  # fmt: skip
     figures = [
         Figure("overspend_beyond_in_flight", max(line["beyond_pusd"] for line in lines), "pusd", 0),
         Figure("overspend", max(line["overspend_pusd"] for line in lines), "pusd"),
@@ -124,7 +133,8 @@ def hard(
 ) -> tuple[list[Ran], list[LedgerView]]:
     """What was let in, and the ledgers once all of it is charged and every lease is closed."""
     settings, schedule = pipeline.settings, Schedule("bench", 0, size.speed)
-    limit = max(_demand(requests).values()) // _PART
+    asked = _asked(requests).values()
+    limit = max(max(one.spend for one in asked) // _PART, *(one.largest for one in asked))
     text = _POLICY.format(policy_id=_POLICY_ID, project_id=schedule.project_id, limit=limit)
     publish_policy(settings, load_policy(text, "bench"))
     span_s = requests[-1].arrival_us / 1e6 / size.speed
@@ -183,7 +193,7 @@ async def _play(
     book = default_book()
 
     async def one(number: int, slot: int) -> None:
-        event = usage_event(schedule, number, requests[number]) | {"max_output_tokens": _DECLARED}
+        event = usage_event(schedule, number, requests[number]) | _RESERVES
         await _sleep_until(schedule.arrival(requests[number]))
         reserved = estimate_pusd(event, book) or 0
         try:
@@ -215,15 +225,19 @@ def _price(book: PriceBook, event: Mapping[str, Any]) -> int | None:
     return found.cost_pusd if found else None
 
 
-def _demand(requests: Iterable[TraceRequest]) -> dict[str, int]:
-    """What each tenant asks for, pusd."""
-    book, asked = default_book(), Counter[str]()
+def _asked(requests: Iterable[TraceRequest]) -> dict[str, Asked]:
+    """What each tenant asks for."""
+    book, found = default_book(), dict[str, Asked]()
     for number, request in enumerate(requests):
-        asked[request.tenant_id] += _price(book, usage_event(_NO_TIME, number, request)) or 0
-    return asked
+        event = usage_event(_NO_TIME, number, request) | _RESERVES
+        one = Asked(_price(book, event) or 0, estimate_pusd(event, book) or 0)
+        all_of = found.get(request.tenant_id, Asked(0, 0))
+        found[request.tenant_id] = Asked(all_of.spend + one.spend, max(all_of.largest, one.largest))
+    return found
 
 
 _NO_TIME, _BLANK = Schedule("bench", 0, 1.0), blank_event()
+_RESERVES = {"max_output_tokens": _DECLARED}
 
 
 def _ledgers(settings: Settings) -> list[LedgerView]:
@@ -232,10 +246,9 @@ def _ledgers(settings: Settings) -> list[LedgerView]:
     return [view for view in found if view.name.policy_id == _POLICY_ID]
 
 
-def _line(view: LedgerView, ran: Iterable[Ran]) -> dict[str, Any]:
+def _line(view: LedgerView, largest: int, ran: Iterable[Ran]) -> dict[str, Any]:
     """What became of one budget, amounts in pusd; `left_percent` beyond one reservation."""
     own = [one for one in ran if one.tenant_id == view.tenant_id]
-    largest = max(one.reserved for one in own)
     over, bound = max(0, view.settled - view.limit), in_flight_excess(own)
     left = max(0, view.limit - view.settled - largest)
     return {
