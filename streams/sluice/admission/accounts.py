@@ -101,8 +101,6 @@ class Account:
         self.interim = 0
         self.waiting = 0
         self.overshoot = 0
-        # Charged by estimate: the grantor will see another amount, and must leave room for this.
-        self.guessed = 0
         self.ever_granted = False
         self.reported_at: int | None = None
         self._burn = Burn()
@@ -218,8 +216,6 @@ class Account:
         """The HolderReport to send; holder, epoch and last number are the emitter's to fill."""
         self._in_vain = min(self._in_vain + 1, _MAX_DOUBLINGS) if self.waiting else 0
         self._wanted = 0 if closing else self.wants(now)
-        # What is not used any more flows back whole.
-        guessed = self.guessed if self.in_use(now) and not closing else 0
         self.reported_at, self._failed = now, False
         self._low_water = -1
         # A new peak counts from here on.
@@ -228,7 +224,7 @@ class Account:
             "holder_slot": holder_slot, "tenant_id": self.tenant_id,
             "policy_id": self.key.policy_id, "budget_ids": [self.key.budget_id],
             "scope": self.key.scope, "period": self.key.period_id, "unit": self.key.unit,
-            "wants": self._wanted + guessed,
+            "wants": self._wanted, "committed": self.committed,
             "in_flight_reserved": self.reserved, "interim_spend": self.interim,
             "per_request": self._per_request(now),
             "closing": closing,

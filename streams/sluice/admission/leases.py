@@ -164,13 +164,9 @@ def settle(hold: Hold, usage: Mapping[str, Any] | None, interim: int, now: int) 
     """
     account, amount = hold
     spent = 0 if usage is None else used(account.key.unit, usage)
-    guessed = spent is None
     account.settle(amount, interim, max(amount, interim) if spent is None else spent, now)
-    if guessed:
-        account.guessed += max(amount, interim)
 
 
 def give_up(hold: Hold, interim: int, now: int) -> None:
     """Charge all of a hold whose end nobody tells."""
     hold.account.settle(hold.amount, interim, hold.amount, now)
-    hold.account.guessed += hold.amount

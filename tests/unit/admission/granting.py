@@ -78,7 +78,9 @@ class Grantor:
             name = (report["budget_ids"][0], report["scope"], report["period"])
             needed = self.settled(report) + report["in_flight_reserved"]
             wanted = min(self.limits[name[0]], needed + report["wants"])
-            self.granted[name] = max(needed, wanted)
+            # What the holder counts beyond what came has no price here.
+            drift = max(0, report["committed"] - self.settled(report))
+            self.granted[name] = max(needed, wanted) + drift
             self._sequence += 1
             sequence = self._sequence
         epoch = over.get("source_epoch", self.source_epoch)

@@ -154,13 +154,13 @@ def test_a_report_that_finds_no_way_out_goes_later() -> None:
 
 
 def test_what_was_charged_by_estimate_leaves_room() -> None:
-    """The grantor sees another amount than the estimate; the holder asks for the difference."""
+    """The grantor sees another amount than the estimate; the report tells what was charged."""
     grantor = stepping()
     made = reserving(grantor)
     made.reserve(CHAT).commit()
     grantor.clock.now += SECOND_US
     made.reserve(CHAT).commit()
-    assert told(grantor, "wants") == [(10,), (20,)]
+    assert told(grantor, "wants", "committed") == [(10, 0), (10, 10)]
 
 
 def test_concurrency_wants_its_peak() -> None:
