@@ -298,10 +298,10 @@ class AdmissionPoint:
         self._outbox.send(self._waiters.lock)
         self._desk.tell()
 
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted; it goes with the next report."""
+    def publish_later(self, event: Mapping[str, Any], then: Callable[[], None]) -> None:
+        """Keep an event that could not be emitted; `then` is called when it has gone."""
         with self._waiters.lock:
-            self._outbox.later(event)
+            self._outbox.later(event, then)
 
     def report_until(self, stop: threading.Event) -> None:
         """Report once a second until `stop` is set, and once more then."""
