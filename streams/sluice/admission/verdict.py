@@ -153,7 +153,9 @@ def refusing(matches: Sequence[Match], tool_name: str | None) -> Match | None:
 
 def limits(matches: Sequence[Match]) -> list[Limit]:
     """The rate limits among the matches."""
-    return [Limit(m.decision.key, m.effect.rate) for m in matches if m.effect.rate is not None]
+    return [
+        Limit(decision.key, effect.rate) for decision, effect in matches if effect.rate is not None
+    ]
 
 
 class Together(NamedTuple):
