@@ -9,14 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from sluice.bench import emitter, latency, recovery, scale, sink, throughput
+from sluice.bench import emitter, latency, overshoot, recovery, scale, sink, throughput
 from sluice.bench.ground import Ground
 
 pytestmark = pytest.mark.integration
@@ -37,14 +37,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("workloads")
 
 
-def _figures(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures by name, after a look at what every report has to say."""
+def _figures(report: dict[str, Any], maybe_none: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Figures by name, after a look at what every report has to say; some may be 0."""
     machine = {"cpu", "cores", "memory_bytes", "python", "load_before"}
     assert machine <= report["machine"].keys()
     figures = {figure["name"]: figure for figure in report["figures"]}
     assert len(figures) == len(report["figures"]) > 0
     for figure in figures.values():
-        assert figure["value"] > 0 and figure["unit"]
+        assert figure["value"] > 0 or figure["name"] in maybe_none
+        assert figure["unit"]
         assert (figure["met"] is None) == (figure["reach"] is None)
     return json.loads(json.dumps(figures))  # type: ignore[no-any-return]
 
@@ -76,6 +77,19 @@ def test_recovery(ground: Ground) -> None:
     """A meter restores exactly the rows and ledgers that were written."""
     figures = _figures(recovery.run(ground, recovery.Size(4001, 399)).as_dict())
     assert _promised(figures) == {"recovery", "rss"}
+
+
+def test_overshoot(ground: Ground) -> None:
+    """Budgets of a short trace are used up, all of its spend is charged, and every point obeys."""
+    report = overshoot.run(ground, overshoot.Size(3, 120, 60.0, 2))
+    none = {"overspend_beyond_in_flight", "overspend", "in_flight_bound",
+            "unspent_beyond_one_reservation"}  # fmt: skip
+    figures = _figures(report.as_dict(), none)
+    assert _promised(figures) == {
+        "overspend_beyond_in_flight", "unspent_beyond_one_reservation", "obey_p99",
+    }  # fmt: skip
+    assert figures["overspend_beyond_in_flight"]["value"] == 0
+    assert figures["admitted"]["value"] < 120
 
 
 def test_sink(ground: Ground, cache: Path) -> None:

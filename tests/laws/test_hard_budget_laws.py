@@ -6,6 +6,7 @@ they had reserved.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.unit.admission.messages import Clock
 from sluice.admission.point import AdmissionPoint
 from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import AdmissionRequest, Refused
+from sluice.enforcement.policy import Policy
 from sluice.errors import OutsideError
 from sluice.metering.prices import default_book
 from sluice.wire.codec import decode, encode
@@ -62,22 +64,22 @@ TOLD_LATE = [
 
 
 class House:
-    """Two gateways and a meter."""
+    """Gateways and a meter."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: str = "ab", in_force: Policy = POLICY) -> None:
         self.clock = Clock()
         references = FakeReferences()
         self.part = partition(references)
         self.offset = 0
         self.points: dict[str, AdmissionPoint] = {}
-        self.wires = {name: Wire(self, name) for name in "ab"}
-        self.running: dict[str, list[tuple[Reservation, int]]] = {"a": [], "b": []}
+        self.wires = {name: Wire(self, name) for name in names}
+        self.running: dict[str, list[tuple[Reservation, int]]] = {name: [] for name in names}
         self.bound = self.admitted = 0
         for name in self.running:
             point = AdmissionPoint(None, self.wires[name], clock=self.clock)
             point.adopt(point.empty_state())
             self.points[name] = point
-        for put in (default_book(), POLICY):
+        for put in (default_book(), in_force):
             self.apply(activate(self.offset, references.put(put)))
 
     def apply(self, made: Any) -> None:
@@ -190,3 +192,24 @@ def test_a_budget_is_used_up_and_not_overrun() -> None:
     print(f"overshoot measured / bound: {over} / {house.bound} pusd")
     assert house.bound == 0
     assert 1000 - 30 < settled["tenant"] <= 1000
+
+
+ALONE = policy("""
+policy_id: hard
+budgets:
+  - {budget_id: tenant, scope: [tenant_id], limit: "0.000000001", period: day, hard: true,
+     lease_wait_ms: 0, refresh_after_ms: 1000}
+""")
+
+
+def test_many_gateways_leave_less_than_one_request() -> None:
+    """What is left of each one's lease is put together while they go on asking."""
+    house, sizes = House("abcdefgh", ALONE), random.Random(1)
+    for _ in range(20):
+        for name in house.running:
+            house.step("reserve", name, "p", sizes.randint(60, 96))
+            house.step("commit", name, "", sizes.randint(60, 100))
+        house.step("wait", "", "", 1)
+    left = 1000 - house.settled()["tenant"]
+    print(f"left over / largest request: {left} / 96 pusd")
+    assert 0 <= left < 96

@@ -282,3 +282,24 @@ def test_shares_are_weighted_max_min_fair(room: int, of: dict[tuple[str], tuple[
                 # Whole units: a share is rounded down by less than one, and the rest goes on.
                 other_weight = of[other][1]
                 assert more * weight <= share * other_weight + len(of) * weight + other_weight
+
+
+@given(room=st.integers(0, 200), of=wants, data=st.data())
+def test_no_share_is_too_small_to_be_used(
+    room: int, of: dict[tuple[str], tuple[int, int]], data: st.DataObject
+) -> None:
+    """A share lets a request in or is none; what lies idle is less than anybody needs."""
+    needs = {key: data.draw(st.integers(0, want)) for key, (want, _) in of.items()}
+    fair, first = leases.fair_shares(room, of), data.draw(st.sampled_from(sorted(of)))
+    usable = leases.usable_shares(fair, needs, first)
+    idle = sum(fair.values()) - sum(usable.values())
+    assert idle >= 0
+    for key, share in usable.items():
+        if fair[key] >= needs[key]:
+            assert share == fair[key]
+        else:
+            assert share in (0, needs[key])
+            assert share or idle < needs[key]
+    assert usable[first] or not fair[first] or sum(
+        share for key, share in fair.items() if share < needs[key]
+    ) < needs[first]  # fmt: skip

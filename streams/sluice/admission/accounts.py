@@ -55,6 +55,31 @@ class Burn:
         self._second = max(self._second, second)
 
 
+class Largest:
+    """The largest amount of this minute and the one before it."""
+
+    __slots__ = ("_before", "_minute", "_now")
+
+    def __init__(self) -> None:
+        self._minute = self._now = self._before = 0
+
+    def see(self, amount: int, now: int) -> None:
+        """Take an amount."""
+        self._turn(now)
+        self._now = max(self._now, amount)
+
+    def at(self, now: int) -> int:
+        """It, 0 if there was none."""
+        self._turn(now)
+        return max(self._now, self._before)
+
+    def _turn(self, now: int) -> None:
+        minute = now // (BURN_S * _SECOND_US)
+        if minute > self._minute:
+            self._before = self._now if minute == self._minute + 1 else 0
+            self._minute, self._now = minute, 0
+
+
 class Hold(NamedTuple):
     """An amount reserved on an account."""
 
@@ -81,6 +106,8 @@ class Account:
         self.ever_granted = False
         self.reported_at: int | None = None
         self._burn = Burn()
+        self._largest = Largest()
+        self._waits: list[int] = []
         self._peak = 0
         self._wanted = 0
         self._low_water = -1
@@ -121,7 +148,23 @@ class Account:
         self.reserved += amount
         self._peak = max(self._peak, self.reserved)
         self._burn.add(amount, now)
+        self._largest.see(amount, now)
         return Hold(self, amount)
+
+    def wait(self, amount: int) -> None:
+        """A request waits for so much."""
+        self.waiting += amount
+        self._waits.append(amount)
+
+    def wait_over(self, amount: int) -> None:
+        """It waits no more."""
+        self.waiting -= amount
+        self._waits.remove(amount)
+
+    def _per_request(self, now: int) -> int:
+        """What a grant must have room for to be of use: by what was held, and by what waits."""
+        largest, least = self._largest.at(now), min(self._waits, default=0)
+        return min(largest, least) or largest or least
 
     def settle(self, held: int, interim: int, spent: int, now: int) -> None:
         """Turn what was held into what was spent."""
@@ -186,5 +229,6 @@ class Account:
             "scope": self.key.scope, "period": self.key.period_id, "unit": self.key.unit,
             "wants": self._wanted, "in_flight_reserved": self.reserved + self.untold,
             "interim_spend": self.interim, "committed": self.committed - self.untold,
+            "per_request": self._per_request(now),
             "closing": closing,
         }  # fmt: skip

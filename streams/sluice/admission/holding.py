@@ -89,7 +89,7 @@ class Holding:
             found[:], lacks[:] = held, now_lacks
             return not now_lacks
 
-        self._count_waiting(waiting, 1)
+        self._count_waiting(waiting, Account.wait)
         try:
             while True:
                 self.holder.tell([account for account, _ in waiting])
@@ -103,13 +103,13 @@ class Holding:
             self.give_back(found)
             raise
         finally:
-            self._count_waiting(waiting, -1)
+            self._count_waiting(waiting, Account.wait_over)
         return self._in_doubt(claims, lacks)
 
-    def _count_waiting(self, waiting: Sequence[Hold], sign: int) -> None:
+    def _count_waiting(self, waiting: Sequence[Hold], note: Callable[[Account, int], None]) -> None:
         with self._waiters.lock:
             for account, amount in waiting:
-                account.waiting += sign * amount
+                note(account, amount)
 
     def _grants(self) -> Mapping[bytes, Mapping[str, Any]]:
         return self._state().leases

@@ -32,7 +32,7 @@ from sluice.wire.kafka import consumer_config, producer_config, topics
 
 IDLE_P50_MS, IDLE_P99_MS, HALF_P99_MS = 10.0, 25.0, 150.0
 
-_TINY_POLICY = """
+TINY_POLICY = """
 policy_id: bench-tiny
 budgets:
   - budget_id: tenant-day
@@ -65,7 +65,7 @@ def run(ground: Ground, events: int, trials: int, seed: int, cache: Path) -> Rep
         most = drain(pipeline, work)
     rate = most.per_s / 2
     with ground.pipeline("decisions") as pipeline:
-        publish_policy(pipeline.settings, load_policy(_TINY_POLICY, "bench"))
+        publish_policy(pipeline.settings, load_policy(TINY_POLICY, "bench"))
         pipeline.meters()
         tell(f"idle: {trials} trials")
         idle = spread(Probe(pipeline.settings, "idle").trials(trials))

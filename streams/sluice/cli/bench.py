@@ -134,6 +134,26 @@ def admit(
 
 
 @app.command()
+def overshoot(
+    gateways: Annotated[int, typer.Option(help="Gateways beside each other.", min=1)] = 8,
+    requests: Annotated[
+        int, typer.Option(help="Requests of the packaged trace.", min=50, max=1500)
+    ] = 1500,
+    speed: Annotated[float, typer.Option(help="How much faster it is played.", min=1)] = 20.0,
+    trials: Annotated[int, typer.Option(help="Breaches of soft budgets.", min=2)] = 200,
+    as_json: Json = False,
+) -> None:
+    """Overspend and rest of hard budgets under a real trace; how soon every gateway obeys.
+
+    Example: sluice bench overshoot --json
+    """
+    from sluice.bench.overshoot import Size, run
+
+    size = Size(gateways, requests, speed, trials)
+    _on_ground(lambda ground: run(ground, size), as_json=as_json)
+
+
+@app.command()
 def sink(
     events: Events = 200_000, seed: Seed = 1, cache: Cache = None, as_json: Json = False
 ) -> None:

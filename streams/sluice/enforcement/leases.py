@@ -49,8 +49,9 @@ class Lease(msgspec.Struct, array_like=True):
     `granted` is the grant in force, `counted` what is held against the limit: `granted`, or the
     grant before it where that was more, lowered at `lowered_at`. `settled` is the usage of the
     process in the period, `base` that and what was in flight at its last report, `wants` what it
-    wanted then. `drift` is how much more than `settled` the process itself counts as spent: prices
-    differ, or there is none. `ends_at`: when the row is forgotten.
+    wanted then and `per_request` what a request of its needs. `drift` is how much more than
+    `settled` the process itself counts as spent: prices differ, or there is none. `ends_at`: when
+    the row is forgotten.
     """
 
     ends_at: int
@@ -68,6 +69,7 @@ class Lease(msgspec.Struct, array_like=True):
     closing: bool = False
     lowered_at: int = 0
     drift: int = 0
+    per_request: int = 0
 
 
 class Report(NamedTuple):
@@ -79,6 +81,7 @@ class Report(NamedTuple):
     last_seq: int
     closing: bool
     committed: int | None = None
+    per_request: int = 0
 
 
 class Room(NamedTuple):
@@ -113,6 +116,7 @@ def hear(lease: Lease, report: Report, time: int, *, is_whole: bool) -> None:
             lease.drift = clamped(report.committed - lease.settled)
         spent = max(spent, report.committed - lease.drift)
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
+    lease.per_request = report.per_request
     lease.base = clamped(spent + report.in_flight)
     if time - lease.lowered_at >= GRACE_US:
         lease.counted = lease.granted
@@ -124,8 +128,9 @@ def used(lease: Lease) -> int:
 
 
 def wanted(lease: Lease) -> int:
-    """What is left of the amount wanted at the last report."""
-    return max(0, lease.base + lease.wants - used(lease))
+    """What is left of the amount wanted at the last report: room for a request, or nothing."""
+    left = lease.base + lease.wants - used(lease)
+    return max(left, lease.per_request) if left > 0 else 0
 
 
 def free(limit: int, settled: int, leases: Iterable[Lease]) -> int:
@@ -151,16 +156,36 @@ def fair_shares(room: int, wants: Mapping[Key, tuple[int, int]]) -> dict[Key, in
     return shares
 
 
+def usable_shares(
+    shares: Mapping[Key, int], needs: Mapping[Key, int], first: Key
+) -> dict[Key, int]:
+    """Shares that each let a request in: those below what one needs are put together.
+
+    Of these `first` has its need before the others; who cannot have all of it has nothing. So of a
+    small remainder less than one request's need lies idle, instead of a little at every holder.
+    """
+    small = sorted((k for k, share in shares.items() if share < needs[k]),
+                   key=lambda k: (k != first, k))  # fmt: skip
+    pool, usable = sum(shares[k] for k in small), dict(shares)
+    for k in small:
+        usable[k] = needs[k] if needs[k] <= pool else 0
+        pool -= usable[k]
+    return usable
+
+
 def target(lease: Lease, share: int, rooms: Iterable[Room]) -> tuple[int, str | None]:
     """What to grant: all of the share that has room in every ledger, and who held it back.
 
-    Never below what is settled and in flight. None = nothing was held back.
+    Never below what is settled and in flight, and no more than that where it would let no request
+    in. None = nothing was held back.
     """
     most, by = clamped(used(lease) + share), None
     for room in rooms:
         if room.counted < most:
             most, by = room.counted, room.budget_id
-    return max(most, used(lease)), by
+    if most < used(lease) + min(share, lease.per_request):
+        return used(lease), by
+    return most, by
 
 
 def grant(

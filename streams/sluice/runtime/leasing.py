@@ -185,7 +185,8 @@ class Leasing:
             for k, l in all_of.items()
             if l.phase == OPEN
         }
-        shares = leases.fair_shares(room, wants)
+        needs = {k: min(all_of[k].per_request, want) for k, (want, _) in wants.items()}
+        shares = leases.usable_shares(leases.fair_shares(room, wants), needs, key)
         ends_at = min(self._state.header.time + leases.TTL_US, lease.ends_at)
         self._grant(chain, key, shares[key], ends_at, offset)
         for other in sorted(wants.keys() - {key}):

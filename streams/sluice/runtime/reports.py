@@ -16,7 +16,8 @@ from sluice.wire.scopes import scope_fields, scope_text
 
 # A holder's clock may be ahead of the broker's when a period begins.
 AHEAD_US = 5_000_000
-_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq", "committed")
+_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq", "committed",
+            "per_request")  # fmt: skip
 
 
 def check_report(record: Record, fields: dict[str, Any]) -> None:
@@ -39,6 +40,7 @@ def read_report(fields: dict[str, Any]) -> Report:
         last_seq=fields["last_seq"],
         closing=fields["closing"],
         committed=fields["committed"],
+        per_request=fields["per_request"] or 0,
     )
 
 

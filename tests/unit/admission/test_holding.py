@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -251,3 +252,21 @@ def test_many_accounts_are_reported_without_holding_requests_up() -> None:
     assert free == [True] * 250
     for reservation in running:
         reservation.release()
+
+
+def test_a_report_tells_what_a_request_needs() -> None:
+    """The largest amount held lately, or the least that waits where that is less; then nothing."""
+    grantor = stepping(60)
+    made = reserving(grantor, budget_rule(lease_wait_ms=0))
+    for cost_pusd in (10, 30, 20):
+        grantor.clock.now += SECOND_US
+        made.reserve(replace(CHAT, estimated_cost_pusd=cost_pusd)).release()
+    grantor.clock.now += SECOND_US
+    with pytest.raises(Refused):
+        made.reserve(replace(CHAT, estimated_cost_pusd=1000))
+    assert grantor.reports[0]["per_request"] == 10
+    assert grantor.reports[-1]["per_request"] == 30, "one that never fits starves nobody"
+    made.reserve(CHAT).commit(cost_pusd=10)
+    grantor.clock.now += 3 * MINUTE_US
+    made.report()
+    assert grantor.reports[-1]["per_request"] == 0

@@ -410,6 +410,16 @@ def test_what_has_not_arrived_is_no_difference_of_counting() -> None:
     assert shown(meter.row()) == (90, 210, 0, 700)
 
 
+def test_a_grant_that_lets_no_request_in_is_not_made() -> None:
+    """A rest too small for one holder's requests goes to another whose requests fit in."""
+    meter = Meter()
+    meter.report("big", wants=950, per_request=90)
+    meter.report("bigger", wants=500, per_request=90)
+    assert meter.grants() == [("big", 950), ("bigger", 0)]
+    meter.report("small", wants=500, per_request=10)
+    assert meter.grants() == [("small", 50)]
+
+
 def test_a_raise_gives_room_at_once() -> None:
     """A new version with more room: the next report is granted from it."""
     meter = Meter()
