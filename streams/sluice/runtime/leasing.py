@@ -242,7 +242,7 @@ class Leasing:
         leases.grant(lease, amount, by, expires_at, cause.time)
         lease.sequence = max(offset, lease.sequence + 1)
         self._note(key, lease)
-        value = encode("LeaseGrant", _record(key, lease, budget, cause))
+        value = encode("LeaseGrant", _record(key, lease, budget, self._policy(key), cause))
         self._outbox.control(leases.lease_key_bytes(key), value, cause.time)
 
     # ---- ends
@@ -348,10 +348,13 @@ class Leasing:
         return chain
 
     def _budget(self, key: LeaseKey) -> Budget:
+        return self._policy(key).by_id[key.budget_id]
+
+    def _policy(self, key: LeaseKey) -> Policy:
         policy = self._court.policy(key.policy_id)
         if policy is None:
             raise LookupError(f"policy {key.policy_id} is not in force")
-        return policy.by_id[key.budget_id]
+        return policy
 
 
 def _part(budget: Budget, scope: str) -> str:
@@ -374,7 +377,9 @@ def _check(record: Record, fields: dict[str, Any]) -> None:
         raise WireError("bad_report", "a report names holder and source_epoch")
 
 
-def _record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> dict[str, Any]:
+def _record(
+    key: LeaseKey, lease: Lease, budget: Budget, policy: Policy, cause: Cause
+) -> dict[str, Any]:
     """A LeaseGrant as it goes on the wire."""
     return {
         "lease_id": leases.lease_id(key),
@@ -392,4 +397,5 @@ def _record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> dict[s
         "epoch": cause.epoch,
         "sequence": lease.sequence,
         "limited_by": lease.limited_by,
+        "policy_version": policy.version,
     }
