@@ -10,8 +10,9 @@ from sluice.enforcement.ladder_decisions import Published, decisions
 from sluice.enforcement.policy import Policy
 from sluice.enforcement.signals.burn import Term
 from sluice.enforcement.watch import Change, Watchers
-from sluice.metering.tasks import TaskLook, TaskSums, look_at
+from sluice.metering.tasks import TaskLook
 from tests.builders import POLICY, arrived, policy
+from tests.laws.one_by_one_tasks import TaskSums, look_at
 
 SECOND_US = 1_000_000
 # Of broker time: a border of looks and of sweeps.

@@ -54,7 +54,9 @@ class Settings(BaseSettings):
     meter_workers: int = Field(1, ge=1, le=256, description="meter processes, at most `partitions`")
     chunk_records: int = Field(10_000, ge=1, le=100_000, description="records handled at once")
     checkpoint_ms: int = Field(1000, ge=10, le=60_000, description="checkpoint without decisions")
-    decision_delay_ms: int = Field(2, ge=0, le=1000, description="coalescing of decisions")
+    decision_delay_ms: int = Field(
+        10, ge=0, le=1000, description="least time between two commits of decisions"
+    )
     heartbeat_ms: int = Field(2000, ge=100, le=60_000)
     session_timeout_ms: int = Field(10_000, ge=1000, le=300_000)
     lateness_s: int = Field(3600, ge=0, description="how long a closed window takes late usage")

@@ -1,7 +1,7 @@
 """What an event costs its task: `python tests/bench/task_table.py`.
 
-Prints one JSON line per length of a run with microseconds per event of a task: added to the table a
-run at a time (with columns that nobody asked for before), and to tasks one by one.
+Prints one JSON line per length of a run with microseconds per event of a task, added to the table
+with columns that nobody asked for before.
 """
 
 from __future__ import annotations
@@ -9,18 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from sluice.bench.workload import Mix, make
-from sluice.metering.causes import NOTHING
 from sluice.metering.columnar.task_run import TaskRun
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.labels import Bands, Label, Thresholds
-from sluice.metering.tasks import Tasks
-from sluice.wire.codec import decode
 from sluice.wire.columns import read_usage
 
 EVENTS = 50_000
@@ -28,19 +23,17 @@ RUNS = (1, 100, 5_000)
 MOST_RUNS = 300
 NOW = 1_800_000_000_000_000
 COST, TAIL, Q95 = 1_000_000, 0, 90_000_000
-LABEL = Label(COST, (), Bands(COST, 0, TAIL), NOTHING, NOTHING, Thresholds(0, Q95), None, None)
 
 
 def main() -> None:
     """Run all lengths."""
     values = task_events()
-    table_adder()(run_of(values[:10]))  # compiles
+    table_adder()(run_of(values))  # compiles
     for length in RUNS:
         runs = [values[n : n + length] for n in range(0, len(values), length)][:MOST_RUNS]
         print(json.dumps({
             "run": length, "events": sum(map(len, runs)),
-            "table_us": timed(runs, run_of, table_adder()),
-            "one_by_one_us": timed(runs, events_of, one_adder()),
+            "table_us": timed(runs, table_adder()),
         }))  # fmt: skip
 
 
@@ -61,11 +54,6 @@ def run_of(values: Sequence[bytes]) -> TaskRun:
     return TaskRun(usage, ones * NOW, ones * COST, has, ones * TAIL, ones * Q95, has, None)
 
 
-def events_of(values: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The same events as the tasks of one by one take them."""
-    return [decode(value)[1] for value in values]
-
-
 def table_adder() -> Callable[[TaskRun], object]:
     """Adds runs to a table, with the check that comes first."""
     table = TaskTable()
@@ -76,29 +64,13 @@ def table_adder() -> Callable[[TaskRun], object]:
     return add
 
 
-def one_adder() -> Callable[[Sequence[dict[str, Any]]], object]:
-    """Adds the events of runs to tasks, with the check that comes first."""
-    tasks = Tasks()
-
-    def add(events: Sequence[dict[str, Any]]) -> object:
-        for event in events:
-            context = tasks.context_of(event, None)
-            tasks.check(event, LABEL)
-            tasks.add(event, LABEL, context, NOW, None)
-        return None
-
-    return add
-
-
-def timed(
-    runs: Sequence[Sequence[bytes]], prepare: Callable[..., Any], add: Callable[[Any], object]
-) -> float:
+def timed(runs: Sequence[Sequence[bytes]], add: Callable[[TaskRun], object]) -> float:
     """Microseconds per event, without what it takes to prepare runs."""
-    took = sum(_seconds(add, prepared) for prepared in map(prepare, runs))
+    took = sum(_seconds(add, prepared) for prepared in map(run_of, runs))
     return round(1e6 * took / sum(map(len, runs)), 2)
 
 
-def _seconds(add: Callable[[Any], object], prepared: Any) -> float:
+def _seconds(add: Callable[[TaskRun], object], prepared: TaskRun) -> float:
     start = time.perf_counter()
     add(prepared)
     return time.perf_counter() - start

@@ -36,7 +36,7 @@ from sluice.wire.scan import Scanned, committed_records
 
 pytestmark = pytest.mark.integration
 
-LIMIT_PUSD = 2_400_000_000
+LIMIT_PUSD = 1_800_000_000
 ESTIMATE_PUSD = 20_000_000
 POLICY = """
 policy_id: hard
@@ -44,7 +44,7 @@ budgets:
   - budget_id: day
     scope: [tenant_id]
     unit: usd
-    limit: "0.0024"
+    limit: "0.0018"
     period: day
     hard: true
     lease_wait_ms: 3000
@@ -242,7 +242,7 @@ def test_hard_budgets_hold_over_killed_controllers(
         for gateway in gateways:
             gateway.start()
         until(lambda: sum(sum(g.spent.values()) for g in gateways) > 0, "the first request")
-        for _ in range(4):
+        for _ in range(3):
             time.sleep(rng.uniform(0.5, 2.5))
             meters.kill(rng.choice("01"))
         until(lambda: _exhausted(gateways), "every budget is spent")

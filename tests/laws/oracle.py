@@ -516,9 +516,10 @@ class Oracle:
 
     def windows(self) -> Rows:
         """Every WindowRow in its last version."""
-        return {key: self._window_row(key, row) for key, row in self.rows.items()}
+        return {key: self.window_row(key, row) for key, row in self.rows.items()}
 
-    def _window_row(self, key: Key, row: Row) -> dict[str, Any]:
+    def window_row(self, key: Key, row: Row) -> dict[str, Any]:
+        """The WindowRow of these events, in the version that was published last."""
         everything = row.events
         usage = [a for a in everything if a.event["event_type"] != "correction"]
         corrections = [a for a in everything if a.event["event_type"] == "correction"]

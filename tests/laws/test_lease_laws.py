@@ -100,6 +100,8 @@ class World:
                 "in_flight_reserved": holder.reserved((budget_id, scope)), "interim_spend": 0,
                 "last_seq": holder.seq, "closing": False,
             }  # fmt: skip
+            if holder.name == "b":  # one that also tells what it counts
+                fields["committed"] = holder.committed.get((budget_id, scope), 0)
             self.reports.append(fields)
             self.say(fields)
 

@@ -10,17 +10,23 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.builders import usage
+from tests.builders import NOW, usage
+from tests.cohort_records import cohort_record
 from tests.laws import oracle
+from tests.laws.one_by_one_tasks import Context
+from tests.split_columns import Costing, splits_of
+from tests.task_columns import Added, run_of
 
-from sluice.metering import causes, histogram
+from sluice.metering import histogram
 from sluice.metering.baselines import Baseline, Norm, compute, load_baseline, threshold
-from sluice.metering.causes import CAUSES, NOTHING, Context
-from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, merged, row_record
+from sluice.metering.causes import CAUSES
+from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, merged
+from sluice.metering.columnar.buckets import bucket_of
+from sluice.metering.columnar.causes import part_of
+from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.histogram import BORDERS, Buckets
-from sluice.metering.labels import Bands, Label, Thresholds, bands_of
-from sluice.metering.rating import Part
-from sluice.metering.tasks import Tasks
+from sluice.metering.labels import Thresholds, bands_of
+from sluice.metering.parts import Part
 from sluice.money import INT64_MAX
 
 LAWS = settings(max_examples=100, deadline=None)
@@ -44,7 +50,7 @@ def counted(values: list[int]) -> Buckets:
 def test_a_bucket_is_the_smallest_power_that_covers_the_value(value: int) -> None:
     """The bucket is that of exact powers, its border covers the value, its estimate is in 1 %."""
     bucket = histogram.bucket_of(value)
-    assert bucket == oracle.bucket(value)
+    assert bucket == bucket_of(value) == oracle.bucket(value)
     assert value <= histogram.upper_bound(bucket) <= INT64_MAX
     assert bucket <= 0 or histogram.upper_bound(bucket - 1) < value
     assert abs(histogram.estimate(bucket) - value) <= 0.01 * value * (1 + 1e-9)
@@ -92,20 +98,6 @@ def test_what_is_taken_out_again_leaves_nothing_behind(kept: list[int], gone: li
 
 # ---- causes
 
-shares = st.lists(amounts, min_size=8, max_size=8).map(tuple)
-
-
-@LAWS
-@given(shares, st.fractions(0, 1))
-def test_an_allocation_adds_up_and_exceeds_no_share(split: tuple[int, ...], q: Fraction) -> None:
-    """Tails by cause sum to the tail, lie within their share, and are the largest remainders."""
-    tail = int(q * sum(split))
-    given_out = causes.allocate(tail, split)
-    assert sum(given_out) == tail
-    assert all(0 <= part <= share for part, share in zip(given_out, split, strict=True))
-    assert list(given_out) == oracle.shared(tail, list(split))
-
-
 _counts = st.integers(0, 10_000)
 _parts = st.lists(
     st.builds(
@@ -118,37 +110,80 @@ _parts = st.lists(
 )  # fmt: skip
 
 
-@LAWS
-@given(
-    parts=_parts, cached=_counts, usual=st.one_of(st.none(), _counts), looping=st.booleans(),
-    tokens=st.tuples(_counts, _counts, _counts), queue=st.one_of(st.none(), _counts),
-    latency=st.one_of(st.none(), _counts), attempt=st.sampled_from([1, 1, 2]),
+_costings = st.fixed_dictionaries(
+    {
+        "parts": _parts,
+        "fresh": _counts, "read": _counts, "again": _counts,
+        "queue": st.none() | _counts, "latency": st.none() | _counts,
+        "attempt": st.sampled_from([1, 1, 2]),
+        "context": st.builds(Context, st.booleans(), _counts, st.none() | _counts),
+        "tail": st.fractions(0, 1),
+    }
 )  # fmt: skip
-def test_a_split_adds_up_whatever_the_parts(
-    parts: list[Part], cached: int, usual: int | None, looping: bool,
-    tokens: tuple[int, int, int], queue: int | None, latency: int | None, attempt: int,
-) -> None:  # fmt: skip
-    """Causes are never negative and sum to the cost, and equal exact fractions rounded down."""
-    fresh, read, again = tokens
+
+
+def _costing(drawn: dict[str, Any]) -> Costing:
+    tokens = drawn["fresh"] + drawn["read"]
     event = usage(
-        input_tokens=fresh + read, cache_read_input_tokens=read, attempt=attempt,
-        recomputed_input_tokens=min(again, fresh + read), queue_us=queue, latency_us=latency,
-        attempt_kind=None, slo_outcome=None,
+        input_tokens=tokens, cache_read_input_tokens=drawn["read"], attempt=drawn["attempt"],
+        recomputed_input_tokens=min(drawn["again"], tokens), queue_us=drawn["queue"],
+        latency_us=drawn["latency"],
     )  # fmt: skip
-    cost = sum(part.cost_pusd for part in parts)
-    split = causes.split(event, cost, parts, Context(looping, cached, usual))
-    assert sum(split) == cost
-    assert min(split) >= 0
-    named = dict(zip(CAUSES, split, strict=True))
-    if attempt > 1 or looping:
-        assert named["retry" if attempt > 1 else "loop"] == cost
-        return
-    new = sum(p.cost_pusd for p in parts if p.key.startswith(("input", "cache_write")))
-    redone = min(fresh, max(min(again, fresh + read), cached - read))
-    assert named["recompute"] == (int(Fraction(new * redone, fresh)) if redone > 0 else 0)
-    timed = sum(p.cost_pusd for p in parts if p.key in ("gpu_us", "kv_byte_ms"))
+    cost = sum(part.cost_pusd for part in drawn["parts"])
+    return Costing(event, drawn["parts"], int(drawn["tail"] * cost), drawn["context"])
+
+
+@LAWS
+@given(st.lists(_costings, min_size=1, max_size=5))
+def test_splits_add_up_whatever_the_parts(drawn: list[dict[str, Any]]) -> None:
+    """Causes are never negative and sum to the cost, and equal exact fractions rounded down.
+
+    Tails by cause sum to the tail, lie within their share, and are the largest remainders.
+    """
+    costings = [_costing(one) for one in drawn]
+    for one, (split, tails) in zip(costings, splits_of(costings), strict=True):
+        assert sum(split) == one.cost()
+        assert min(split) >= 0
+        assert dict(zip(CAUSES, split, strict=True)) == _exact(one)
+        assert sum(tails) == one.tail_pusd
+        assert all(0 <= part <= share for part, share in zip(tails, split, strict=True))
+        assert list(tails) == oracle.shared(one.tail_pusd, list(split))
+
+
+def _exact(one: Costing) -> dict[str, int]:
+    """The causes of an event by fractions."""
+    event, context, found = one.event, one.context, dict.fromkeys(CAUSES, 0)
+    if event["attempt"] > 1 or context.looping:
+        found["retry" if event["attempt"] > 1 else "loop"] = one.cost()
+        return found
+    tokens, read = event["input_tokens"], event["cache_read_input_tokens"]
+    fresh = tokens - read
+    new = _costing_of(one, "input", "cache_write")
+    redone = min(fresh, max(event["recomputed_input_tokens"], context.cached_tokens - read))
+    found["recompute"] = int(Fraction(new * redone, fresh)) if redone > 0 else 0
+    beyond = (
+        min(tokens - context.usual_input, tokens - max(redone, 0)) if context.usual_input else 0
+    )
+    if beyond > 0:
+        rest = new + _costing_of(one, "cache_read") - found["recompute"]
+        found["context_growth"] = int(Fraction(rest * beyond, tokens - max(redone, 0)))
+    queue, latency = event["queue_us"], event["latency_us"]
     waited = min(Fraction(queue or 0, latency), Fraction(1)) if latency else Fraction(0)
-    assert named["queue_hold"] == int(timed * waited)
+    found["queue_hold"] = int(_costing_of(one, "gpu_us", "kv_byte_ms") * waited)
+    found["first_pass"] = one.cost() - sum(found.values())
+    return found
+
+
+def _costing_of(one: Costing, *classes: str) -> int:
+    return sum(part.cost_pusd for part in one.parts if part.key.startswith(classes))
+
+
+@LAWS
+@given(amounts, amounts, amounts)
+def test_a_part_is_exact_in_64_bits(amount: int, one: int, other: int) -> None:
+    """Although the product on the way may take twice as many."""
+    share, whole = sorted((one, max(1, other)))
+    assert part_of(amount, share, whole) == divmod(amount * share, whole)
 
 
 # ---- tasks
@@ -165,19 +200,15 @@ def test_task_marginals_telescope_in_any_order(costs: list[int], baseline: int, 
     norms = {("task", "", None, "a"): Norm(0, baseline, 30)}
     known = Baseline(1, norms, {})
     for sent in (costs, order.sample(costs, len(costs))):
-        tasks, found = Tasks(), []
-        for number, cost in enumerate(sent):
-            event = usage(number + 1, task_id="t", agent_name="a", attempt_kind=None,
-                          tool_args_hash=None, tool_name=None, slo_outcome=None,
-                          workflow_name=None, parent_event_id=None, response_model=None,
-                          original_cost_pusd=None)  # fmt: skip
-            shares_of = (cost, *NOTHING[1:])
-            label = Label(cost, (), Bands(cost, 0, 0), shares_of, NOTHING, None, None, None)
-            tail = tasks.add(event, label, Context(), number, known)
-            assert tail is not None
-            assert 0 <= tail <= cost
-            found.append(tail)
-        assert sum(found) == max(0, sum(costs) - baseline)
+        added = [
+            Added(usage(number, task_id="t", agent_name="a"), NOW + number, cost)
+            for number, cost in enumerate(sent, 1)
+        ]
+        effects = TaskTable().add(run_of(added, known))
+        tails = effects.task_tail_pusd.tolist()
+        assert effects.task_tail_known.all()
+        assert all(0 <= tail <= cost for tail, cost in zip(tails, sent, strict=True))
+        assert sum(tails) == max(0, sum(costs) - baseline)
 
 
 # ---- baselines
@@ -192,7 +223,7 @@ def _row(cohort: Cohort, hour: int, costs: list[int], times: int) -> dict[str, A
         for buckets, value, money in ((sums.cost, cost, cost), (sums.input, cost % 9000, 0)):
             histogram.add(buckets, value, money * times, count=times)
     sums.events = len(costs) * times
-    return row_record(CohortHour(cohort, hour), sums, 0, 0, 1)
+    return cohort_record(CohortHour(cohort, hour), sums)
 
 
 def _border(index: int) -> int:

@@ -8,15 +8,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import NOW, arrived
+from tests.laws import one_by_one_tasks as one_by_one
+from tests.laws.one_by_one_tasks import Judged, Tasks, TaskSums, row_record
 from tests.task_columns import Added, records_of, run_of, state_of, stored_of
 
-from sluice.metering import tasks as one_by_one
 from sluice.metering.baselines import Baseline, Norm
-from sluice.metering.causes import NOTHING
 from sluice.metering.columnar.task_columns import TASK_STATE
 from sluice.metering.columnar.tasks import Evicted, TaskTable
-from sluice.metering.labels import Bands, Label, Thresholds
-from sluice.metering.tasks import TaskKey, Tasks, TaskSums, row_record
+from sluice.metering.tasks import TaskKey
 
 _MINUTE = 60_000_000
 BASELINES = (
@@ -103,9 +102,8 @@ class _Both:
         looping, cached, usual = context.looping, context.cached_tokens, context.usual_input or 0
         if event["task_id"] is None:
             return looping, cached, usual, 0, False
-        limits = None if added.q95_pusd is None else Thresholds(0, added.q95_pusd)
-        label = Label(cost, (), Bands(0, 0, added.tail_pusd), NOTHING, NOTHING, limits, None, None)
-        tail = self.tasks.add(event, label, context, added.time, baseline)
+        judged = Judged(cost, added.tail_pusd, added.q95_pusd)
+        tail = self.tasks.add(event, judged, context, added.time, baseline)
         self.touch(TaskKey(event["tenant_id"], event["task_id"]))
         return looping, cached, usual, tail or 0, tail is not None
 
@@ -129,7 +127,7 @@ class _Both:
     def evict(self, time: int) -> None:
         expected = self.tasks.evict(time)
         assert self.table.evict(time) == [
-            Evicted(key, one_by_one.cohort_of(sums).tool, sums.cost_pusd, sums.input_tokens,
+            Evicted(key, one_by_one.cohort_of_task(sums).tool, sums.cost_pusd, sums.input_tokens,
                     one_by_one.is_counted(sums))
             for key, sums in expected
         ]  # fmt: skip

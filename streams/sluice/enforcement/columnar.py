@@ -13,8 +13,7 @@ from sluice.compiled import compiled
 from sluice.enforcement import budgets
 from sluice.enforcement.amounts import TOOL_TYPES, column_of, scope_text_of
 from sluice.enforcement.policy import Budget
-from sluice.metering.columnar.distinct import groups_of
-from sluice.metering.columnar.usage import Usage
+from sluice.metering.columnar.usage import Usage, grouped
 from sluice.metering.quantities import NEVER_RAN
 from sluice.periods import PERIOD_KINDS, Period
 from sluice.wire.column_types import Bools, Ints
@@ -98,7 +97,7 @@ def counted(budget: Budget, usage: Usage) -> Counted | None:
         return None
     started = usage.number("started_at").value[rows]
     number, periods = _periods(budget, started)
-    first, of = groups_of(*(key[rows] for key in keys), number)
+    first, of = grouped(*(key[rows] for key in keys), number)
     at = rows[first].tolist()
     columns = [_texts_at(usage, column_of(field), rows[first]) for field in budget.scope]
     scopes = [scope_text_of(budget.scope, values) for values in zip(*columns, strict=True)]

@@ -49,7 +49,8 @@ class Lease(msgspec.Struct, array_like=True):
     `granted` is the grant in force, `counted` what is held against the limit: `granted`, or the
     grant before it where that was more, lowered at `lowered_at`. `settled` is the usage of the
     process in the period, `base` that and what was in flight at its last report, `wants` what it
-    wanted then. `ends_at`: when the row is forgotten.
+    wanted then. `drift` is how much more than `settled` the process itself counts as spent: prices
+    differ, or there is none. `ends_at`: when the row is forgotten.
     """
 
     ends_at: int
@@ -66,6 +67,7 @@ class Lease(msgspec.Struct, array_like=True):
     limited_by: str | None = None
     closing: bool = False
     lowered_at: int = 0
+    drift: int = 0
 
 
 class Report(NamedTuple):
@@ -76,6 +78,7 @@ class Report(NamedTuple):
     in_flight: int
     last_seq: int
     closing: bool
+    committed: int | None = None
 
 
 class Room(NamedTuple):
@@ -98,10 +101,19 @@ def is_stale(lease: Lease, report: Report) -> bool:
     return lease.phase == CLOSED or lease.closing or report.last_seq < lease.last_seq
 
 
-def hear(lease: Lease, report: Report, time: int) -> None:
-    """Take what a holder says at broker time `time` (µs)."""
+def hear(lease: Lease, report: Report, time: int, *, is_whole: bool) -> None:
+    """Take what a holder says at broker time `time` (µs).
+
+    `is_whole`: all usage that it speaks of has been seen, so that a difference is one of counting.
+    Else what it counts and the meter does not is still on its way.
+    """
+    spent = max(lease.settled, 0)
+    if report.committed is not None:
+        if is_whole:
+            lease.drift = clamped(report.committed - lease.settled)
+        spent = max(spent, report.committed - lease.drift)
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
-    lease.base = clamped(max(lease.settled, 0) + report.in_flight)
+    lease.base = clamped(spent + report.in_flight)
     if time - lease.lowered_at >= GRACE_US:
         lease.counted = lease.granted
 
@@ -160,6 +172,11 @@ def grant(
         lease.lowered_at = time
     lease.counted = max(lease.counted, amount)
     lease.granted = amount
+
+
+def granted_total(lease: Lease) -> int:
+    """The grant as its holder counts."""
+    return max(0, clamped(lease.granted + lease.drift))
 
 
 def close(lease: Lease) -> None:

@@ -17,7 +17,7 @@ from sluice.enforcement.rings import Rings, StoredRow
 from sluice.enforcement.signals.burn import Span
 from sluice.enforcement.signals.signal import ratio_ppm
 from sluice.enforcement.watch_run import Run, coded
-from sluice.metering.row_sums import refused_requests
+from sluice.metering.quantities import refused_requests
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Bools, Coded, Ints
 

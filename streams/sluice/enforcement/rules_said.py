@@ -1,11 +1,13 @@
-"""Budgets in force as admission points learn them: BudgetRule records on the control topic."""
+"""What admission points learn of budgets in force: BudgetRules and LeaseGrants on control.v1."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sluice.enforcement.decisions import Cause
+from sluice.enforcement.decisions import Cause, decision_scope
+from sluice.enforcement.leases import Lease, LeaseKey, granted_total, lease_id
 from sluice.enforcement.policy import Budget, Policy
+from sluice.wire.scopes import scope_fields
 
 
 def rule_key(policy_id: str, budget_id: str, partition: int) -> bytes:
@@ -39,6 +41,30 @@ def rule_record(policy: Policy, budget: Budget, cause: Cause) -> dict[str, Any]:
         "epoch": cause.epoch,
         "sequence": cause.offset,
         "issued_at": cause.time,
+    }
+
+
+def grant_record(
+    policy: Policy, key: LeaseKey, lease: Lease, budget: Budget, cause: Cause
+) -> dict[str, Any]:
+    """A LeaseGrant as it goes on the wire."""
+    return {
+        "lease_id": lease_id(key),
+        "policy_id": key.policy_id,
+        "budget_id": key.budget_id,
+        "scope": decision_scope({**budget.where, **scope_fields(key.scope)}),
+        "holder": key.holder,
+        "source_epoch": key.source_epoch,
+        "period": key.period_id,
+        "granted_total": granted_total(lease),
+        "unit": budget.ledger_unit,
+        "refresh_after_ms": budget.refresh_after_ms,
+        "issued_at": cause.time,
+        "expires_at": lease.expires_at,
+        "epoch": cause.epoch,
+        "sequence": lease.sequence,
+        "limited_by": lease.limited_by,
+        "policy_version": policy.version,
     }
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from sluice.metering import histogram
 from sluice.metering.histogram import Buckets
-from sluice.metering.quantities import REQUEST_TYPES, ran
+from sluice.metering.quantities import REQUEST_TYPES
 
 HOUR_US = 3_600_000_000
 # Upper bounds of input_tokens, powers of four; a class holds requests of comparable length.
@@ -41,13 +41,12 @@ class CohortHour(NamedTuple):
     hour_start: int
 
 
-class CohortSums(msgspec.Struct, array_like=True):
-    """What a cohort cost in an hour; `dirty` rows wait to be published."""
+class CohortSums(msgspec.Struct):
+    """What a cohort cost."""
 
     events: int = 0
     cost: Buckets = msgspec.field(default_factory=dict)
     input: Buckets = msgspec.field(default_factory=dict)
-    dirty: bool = False
 
 
 def size_class(input_tokens: int) -> str:
@@ -71,27 +70,6 @@ def cohort_of(event: Mapping[str, Any]) -> Cohort:
 def task_cohort(name: str) -> Cohort:
     """The cohort of tasks of one agent, else workflow."""
     return Cohort(TASK, "", "", "", name)
-
-
-def is_counted(event: Mapping[str, Any], cost_pusd: int | None) -> bool:
-    """Whether an event says something about what its cohort normally costs."""
-    return cost_pusd is not None and ran(event, COUNTED_TYPES)
-
-
-def row_record(
-    key: CohortHour, sums: CohortSums, source_partition: int, watermark: int, version: int
-) -> dict[str, Any]:
-    """A CohortRow as it goes on the wire."""
-    return {
-        **key.cohort._asdict(),
-        "hour_start": key.hour_start,
-        "source_partition": source_partition,
-        "events": sums.events,
-        "cost_histogram": histogram.to_wire(sums.cost),
-        "input_histogram": histogram.to_wire(sums.input),
-        "watermark": watermark,
-        "version": version,
-    }
 
 
 def merged(rows: Iterable[Mapping[str, Any]]) -> dict[Cohort, CohortSums]:

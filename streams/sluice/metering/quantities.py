@@ -18,6 +18,13 @@ TOKENS = (
     "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
     "reasoning_output_tokens",
 )  # fmt: skip
+# UsageEvent fields that a window row adds up as they are; null means "not measured", never 0.
+MEASURED = (
+    "gpu_us", "energy_mj", "kv_byte_ms", "io_read_bytes", "io_write_bytes", "net_in_bytes",
+    "net_out_bytes", "queue_us", "ttft_us", "latency_us",
+)  # fmt: skip
+# Outcomes of events that served their users.
+SERVED = frozenset({"ok", "degraded"})
 # UsageEvent fields that count by class, of which one event may have several.
 CLASS_LISTS = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
 # Of these the provider never saw a request, so it bills no fee for one.
@@ -72,6 +79,13 @@ def measured_classes(event: Mapping[str, Any]) -> dict[str, int]:
 def ran(event: Mapping[str, Any], event_types: Iterable[str] = REQUEST_TYPES) -> bool:
     """Whether an event of one of these types stands for a call that reached its provider."""
     return event["event_type"] in event_types and event.get("outcome") not in NEVER_RAN
+
+
+def refused_requests(event: Mapping[str, Any]) -> int:
+    """Requests that an admission event reports as refused."""
+    if event["outcome"] == "ok":
+        return 0
+    return sum(unit["value"] for unit in event["units"] if unit["key"] == "requests")
 
 
 def _add_known(

@@ -21,10 +21,9 @@ from sluice.metering.columnar.priced import Priced, priced
 from sluice.metering.columnar.prices import Prices
 from sluice.metering.columnar.task_run import TaskEffects, TaskRun
 from sluice.metering.columnar.tasks import TaskTable
-from sluice.metering.columnar.window_kernel import Added, Keys
+from sluice.metering.columnar.window_layout import Added, Keys
 from sluice.metering.prices import PriceBook
-from sluice.metering.quantities import TOKENS
-from sluice.metering.row_sums import MEASURED, refused_requests
+from sluice.metering.quantities import MEASURED, TOKENS, refused_requests
 from sluice.metering.validate import check_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.money import checked_sum

@@ -40,8 +40,8 @@ _COMMIT_S = 5.0
 _RETRY_S = 0.25
 # Where the newest marker is looked for first: every transaction ends with one.
 _TAIL_RECORDS = 20_000
-_BATCH_ROWS = 20_000
-_READ_AHEAD_KB = 16_384
+_BATCH_ROWS = 4_000
+_READ_AHEAD_KB = 8_192
 # Partitions that are read at the same time: more would not be faster, but take more memory.
 _restoring = threading.BoundedSemaphore(2)
 
@@ -102,7 +102,6 @@ class PartitionLog:
         with _restoring, _collector_at_rest():
             last = self._read(0, batches.add) if last is not None else None
             batches.flush()
-        _give_back_memory()
         self.marker = (
             Marker(0, 1, 0) if last is None else Marker(last.next_offset, last.epoch + 1, 0)
         )
@@ -254,7 +253,7 @@ def first_and_end(settings: Settings, topic: str, partition: int) -> tuple[int, 
     return int(low), int(high)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Let the system have what reading the log took; only glibc keeps it otherwise."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -316,7 +315,7 @@ def _read_to_end(
     marker = None
     while not stopping.is_set():
         # A short time-out: consume() waits it out whole unless the batch fills.
-        for message in consumer.consume(5000, 0.02):
+        for message in consumer.consume(2000, 0.02):
             error, key, value = message.error(), message.key(), message.value()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,30 +18,21 @@ from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
 from sluice.runtime.governing_columns import Charge, Charged, charge_run
+from sluice.runtime.in_force import InForce, ReferenceStore, budget_of
 from sluice.runtime.incoming import Run
 from sluice.runtime.leasing import Leasing
 from sluice.runtime.outputs import Outbox, Record
 from sluice.runtime.rows import budget_record
 from sluice.runtime.state import State
 from sluice.wire.codec import encode
-from sluice.wire.scopes import scope_fields
 
-
-class ReferenceStore(Protocol):
-    """Where published policies and price books are looked up by (kind, id, version)."""
-
-    def get(self, name: tuple[str, str, str]) -> Any:
-        """The version, or None while it has not arrived."""
-
-    def is_faulty(self, name: tuple[str, str, str]) -> bool:
-        """Whether it arrived and cannot be read, or was never published."""
-
+__all__ = ["Governance", "ReferenceStore"]
 
 # Far enough from 64 bits that no sum of a run leaves them.
 _ROOM = 2.0**62
 
 
-class Governance:
+class Governance(InForce):
     """Judges what a partition's tenants have used.
 
     `epoch` orders decisions across owners of the partition; `version_base` is the topic
@@ -58,9 +48,8 @@ class Governance:
         epoch: int,
         version_base: int,
     ) -> None:
-        self._state = state
+        super().__init__(state, references)
         self._outbox = outbox
-        self._references = references
         self._epoch = epoch
         self._version_base = version_base
         self._agenda = Agenda()
@@ -317,8 +306,8 @@ class Governance:
         self, key: LedgerKey, before: Policy | None, after: Policy | None, offset: int
     ) -> None:
         ledger = self._state.ledgers[key]
-        budget = _budget_of(after, key, ledger)
-        old = _budget_of(before, key, ledger)
+        budget = budget_of(after, key, ledger)
+        old = budget_of(before, key, ledger)
         moved = before is not None and after is not None and before.mode != after.mode
         other = budget is not None and ledger.unit != budget.ledger_unit
         # The news that a limit no longer holds is not said again, and is of the old version.
@@ -347,32 +336,6 @@ class Governance:
             budgets.resize(ledger, budgets.slice_us(old), budget, time)
         budgets.set_limit(ledger, budget, key.scope, time)
         return ledger
-
-    def policies(self) -> list[Policy]:
-        """Policies in force, in the order of their ids."""
-        names: Iterable[str] = sorted(self._state.header.policies)
-        return [policy for policy in map(self.policy, names) if policy is not None]
-
-    def policy(self, policy_id: str) -> Policy | None:
-        """The version of a policy that is in force."""
-        version = self._state.header.policies.get(policy_id)
-        if version is None:
-            return None
-        policy: Policy | None = self._references.get(("policy", policy_id, version))
-        return policy
-
-    def budget(self, key: LedgerKey) -> Budget | None:
-        """The budget in force that a ledger belongs to."""
-        return _budget_of(self.policy(key.policy_id), key, self._state.ledgers[key])
-
-
-def _budget_of(policy: Policy | None, key: LedgerKey, ledger: Ledger) -> Budget | None:
-    """The budget of a ledger, unless it has other scopes or periods by now."""
-    budget = policy.by_id.get(key.budget_id) if policy else None
-    if budget is None or scope_fields(key.scope).keys() != set(budget.scope):
-        return None
-    period = budgets.charged_period(budget, ledger.period_start)
-    return budget if period.period_id == key.period_id else None
 
 
 def _outlasts_itself(ledger: Ledger, budget: Budget, time: int) -> bool:

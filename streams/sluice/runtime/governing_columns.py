@@ -24,7 +24,7 @@ from sluice.enforcement.columnar import (
     totals,
 )
 from sluice.enforcement.policy import Budget, Policy
-from sluice.metering.columnar.distinct import groups_of
+from sluice.metering.columnar.usage import grouped
 from sluice.runtime.incoming import Run
 from sluice.wire.column_types import Bools, Coded, Ints
 
@@ -186,7 +186,7 @@ def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
         rows = share.counted.rows
         chosen = np.flatnonzero(reported[rows])
         at, of = rows[chosen], share.counted.of[chosen]
-        first, pair = groups_of(of, sources.codes[at], epochs.codes[at])
+        first, pair = grouped(of, sources.codes[at], epochs.codes[at])
         used = totals(pair, len(first), share.used[chosen]).tolist()
         for n, row in enumerate(first.tolist()):
             key = by_place.get((place, int(of[row])))

@@ -8,25 +8,21 @@ from typing import Any, NamedTuple, Protocol
 from sluice.enforcement import budgets, leases
 from sluice.enforcement.amounts import scope_text_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
-from sluice.enforcement.decisions import Cause, decision_scope
-from sluice.enforcement.leases import CLOSED, OPEN, PRESUMED, SEEN, Lease, LeaseKey, Report, Room
+from sluice.enforcement.decisions import Cause
+from sluice.enforcement.leases import CLOSED, OPEN, PRESUMED, SEEN, Lease, LeaseKey, Room
 from sluice.enforcement.policy import Budget, Policy
-from sluice.enforcement.policy_budget import MAX_LIMIT
 from sluice.enforcement.reserved import Reserved
-from sluice.errors import WireError
+from sluice.enforcement.rules_said import grant_record
 from sluice.metering.sources import SourceKey
 from sluice.money import clamped
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
 from sluice.runtime.outputs import Outbox, Record
+from sluice.runtime.reports import AHEAD_US, check_report, named_period, read_report
 from sluice.runtime.rows import Held
 from sluice.runtime.state import LEASE, State
 from sluice.wire.codec import encode
 from sluice.wire.scopes import scope_fields, scope_text
-
-# A holder's clock may be ahead of the broker's when a period begins.
-_AHEAD_US = 5_000_000
-_AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq")
 
 
 class Link(NamedTuple):
@@ -122,7 +118,7 @@ class Leasing:
 
     def report(self, record: Record, fields: dict[str, Any]) -> None:
         """Hear a HolderReport; WireError where it breaks its contract."""
-        _check(record, fields)
+        check_report(record, fields)
         names = set(fields["budget_ids"])
         heard = 0
         for policy in self._court.policies():
@@ -137,18 +133,20 @@ class Leasing:
         scope = fields["scope"] or scope_text([("tenant_id", fields["tenant_id"])])
         if not budget.hard or fields["unit"] != budget.ledger_unit:
             return False
-        period = self._period(policy, budget, scope, fields)
+        known = self._state.ledgers.get(
+            LedgerKey(policy.policy_id, budget.budget_id, scope, fields["period"])
+        )
+        period = named_period(budget, scope, fields, known, self._state.header.time)
         if period is None:
             return False
         chain = self._chain(policy, budget, scope, period, fields["tenant_id"])
         key = LeaseKey(*chain[0].key, fields["holder"], fields["source_epoch"])
         lease = self._state.leases.get(key) or self._opened(key, chain[0].ledger)
-        in_flight = max(fields["in_flight_reserved"], fields["interim_spend"])
-        report = Report(fields["holder_slot"], fields["wants"], in_flight, fields["last_seq"],
-                        fields["closing"])  # fmt: skip
+        report = read_report(fields)
         if leases.is_stale(lease, report):
             return False
-        leases.hear(lease, report, self._state.header.time)
+        is_whole = self._is_whole(key, report.last_seq)
+        leases.hear(lease, report, self._state.header.time, is_whole=is_whole)
         lease.ends_at = max(lease.ends_at, self._ends_at(key, chain[0].ledger))
         if report.closing:
             self._begin_closing(key, lease)
@@ -160,29 +158,7 @@ class Leasing:
     def _may_spend(self, ledger: Ledger) -> bool:
         """Whether requests are admitted in a ledger's period now, by whatever clock."""
         time = self._state.header.time
-        return ledger.period_start - _AHEAD_US <= time < ledger.period_end
-
-    def _period(
-        self, policy: Policy, budget: Budget, scope: str, fields: dict[str, Any]
-    ) -> Period | None:
-        """The period that a report names, where the scope is one of the tenant's."""
-        named = scope_fields(scope)
-        tenant_id = {**budget.where, **named}.get("tenant_id")
-        if named.keys() != set(budget.scope) or scope_text(named.items()) != scope:
-            return None
-        if tenant_id != fields["tenant_id"]:
-            return None
-        known = self._state.ledgers.get(
-            LedgerKey(policy.policy_id, budget.budget_id, scope, fields["period"])
-        )
-        if known is not None:
-            at = budgets.charged_period(budget, known.period_start)
-            if at.period_id != fields["period"]:
-                return None  # of the budget's calendar before a change
-            return Period(budget.period, fields["period"], known.period_start, known.period_end)
-        time = self._state.header.time
-        found = [budgets.charged_period(budget, at) for at in (time, time + _AHEAD_US)]
-        return next((period for period in found if period.period_id == fields["period"]), None)
+        return ledger.period_start - AHEAD_US <= time < ledger.period_end
 
     def _chain(
         self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
@@ -242,7 +218,8 @@ class Leasing:
         leases.grant(lease, amount, by, expires_at, cause.time)
         lease.sequence = max(offset, lease.sequence + 1)
         self._note(key, lease)
-        value = encode("LeaseGrant", _record(key, lease, budget, self._policy(key), cause))
+        said = grant_record(self._policy(key), key, lease, budget, cause)
+        value = encode("LeaseGrant", said)
         self._outbox.control(leases.lease_key_bytes(key), value, cause.time)
 
     # ---- ends
@@ -261,7 +238,7 @@ class Leasing:
 
     def _close_if_whole(self, key: LeaseKey) -> None:
         lease = self._state.leases.get(key)
-        if lease is None or not self._is_whole(key, lease):
+        if lease is None or not self._is_whole(key, lease.last_seq):
             return
         self._closing.discard(key)
         unit = self._state.ledgers[LedgerKey(*key[:4])].unit
@@ -271,15 +248,15 @@ class Leasing:
         self._note(key, lease)
         self._tell_end(key)
 
-    def _is_whole(self, key: LeaseKey, lease: Lease) -> bool:
-        """Whether everything that the process emitted has been seen."""
-        if lease.last_seq <= 0:
+    def _is_whole(self, key: LeaseKey, last_seq: int) -> bool:
+        """Whether everything that the process emitted up to a number has been seen."""
+        if last_seq <= 0:
             return True
         tenant_id = self._state.ledgers[LedgerKey(*key[:4])].tenant_id
         sums = self._state.sources.rows.get(SourceKey(key.holder, key.source_epoch, tenant_id))
-        if sums is None or sums.highest < lease.last_seq:
+        if sums is None or sums.highest < last_seq:
             return False
-        return all(first > lease.last_seq for first, _ in sums.missing)
+        return all(first > last_seq for first, _ in sums.missing)
 
     def due(self, key: LeaseKey) -> None:
         """A lease expires, or its row is over."""
@@ -365,37 +342,3 @@ def _part(budget: Budget, scope: str) -> str:
 
 def _due(lease: Lease) -> int:
     return min(lease.expires_at, lease.ends_at) if lease.phase == OPEN else lease.ends_at
-
-
-def _check(record: Record, fields: dict[str, Any]) -> None:
-    if record.key != fields["tenant_id"].encode() or not fields["tenant_id"]:
-        raise WireError("wrong_key", "the key of a report is its tenant_id")
-    for name in _AMOUNTS:
-        if not 0 <= fields[name] <= MAX_LIMIT:
-            raise WireError("bad_report", f"{name} {fields[name]} is not in 0..{MAX_LIMIT}")
-    if not fields["holder"] or not fields["source_epoch"]:
-        raise WireError("bad_report", "a report names holder and source_epoch")
-
-
-def _record(
-    key: LeaseKey, lease: Lease, budget: Budget, policy: Policy, cause: Cause
-) -> dict[str, Any]:
-    """A LeaseGrant as it goes on the wire."""
-    return {
-        "lease_id": leases.lease_id(key),
-        "policy_id": key.policy_id,
-        "budget_id": key.budget_id,
-        "scope": decision_scope({**budget.where, **scope_fields(key.scope)}),
-        "holder": key.holder,
-        "source_epoch": key.source_epoch,
-        "period": key.period_id,
-        "granted_total": lease.granted,
-        "unit": budget.ledger_unit,
-        "refresh_after_ms": budget.refresh_after_ms,
-        "issued_at": cause.time,
-        "expires_at": lease.expires_at,
-        "epoch": cause.epoch,
-        "sequence": lease.sequence,
-        "limited_by": lease.limited_by,
-        "policy_version": policy.version,
-    }

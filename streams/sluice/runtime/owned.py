@@ -189,6 +189,7 @@ class OwnedPartition:
             "windows": len(state.windows),
             "tasks": len(state.tasks),
             "ledgers": len(state.ledgers),
+            "leases": len(state.leases),
             "sources": len(state.sources.rows),
             "cohorts": len(state.cohorts),
             "missing_numbers": state.sources.missing(),

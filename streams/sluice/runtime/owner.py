@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sluice.runtime.checkpoint import Fenced
+from sluice.runtime.checkpoint import Fenced, give_back_memory
 from sluice.runtime.chunks import Chunk
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.owned import OwnedPartition
@@ -37,6 +38,7 @@ class Owner:
         self._executor = ThreadPoolExecutor(max_workers=max(8, 2 * settings.partitions))
         self._assigning = asyncio.Lock()
         self._scheduled: set[int] = set()
+        self._begun_at: dict[int, float] = {}  # commits of decisions, by partition
         self._tasks: set[asyncio.Future[None]] = set()
         self.owned: dict[int, OwnedPartition] = {}
 
@@ -46,6 +48,8 @@ class Owner:
             for number in set(self.owned) - numbers:
                 self.owned.pop(number).log.close()
             await asyncio.gather(*(self._take(number) for number in numbers))
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, give_back_memory)
             return {number: self.owned[number].position for number in numbers}
 
     async def _take(self, number: int) -> None:
@@ -70,13 +74,17 @@ class Owner:
             self._soon(number)
 
     def _soon(self, number: int) -> None:
+        """Commit at once, but not more often than decisions may be told one by one."""
         if number not in self._scheduled:
             self._scheduled.add(number)
-            delay_s = self._settings.decision_delay_ms / 1000
-            asyncio.get_running_loop().call_later(delay_s, self._start_checkpoint, number)
+            loop = asyncio.get_running_loop()
+            since_s = loop.time() - self._begun_at.get(number, -math.inf)
+            delay_s = max(0.0, self._settings.decision_delay_ms / 1000 - since_s)
+            loop.call_later(delay_s, self._start_checkpoint, number)
 
     def _start_checkpoint(self, number: int) -> None:
         self._scheduled.discard(number)
+        self._begun_at[number] = asyncio.get_running_loop().time()
         task = asyncio.ensure_future(self.checkpoint(number))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

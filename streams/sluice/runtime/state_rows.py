@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from sluice.metering.columnar import window_state
-from sluice.metering.columnar.cohorts import (
+from sluice.metering.columnar.cohort_columns import (
     COHORT_KEY,
     COHORT_STATE,
-    CohortTable,
     key_columns,
     stored_keys,
 )
+from sluice.metering.columnar.cohorts import CohortTable
+from sluice.metering.columnar.columns import coded_of
 from sluice.metering.columnar.task_columns import TASK_STATE
 from sluice.metering.columnar.tasks import TaskTable
-from sluice.metering.columnar.texts import coded_of
-from sluice.metering.columnar.window_kernel import KEY_NAMES
+from sluice.metering.columnar.window_layout import KEY_NAMES
 from sluice.metering.columnar.window_state import WINDOW_KEY, WINDOW_STATE
 from sluice.metering.columnar.windows import WindowTable
 from sluice.metering.tasks import TaskKey

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.builders import POLICY
+from tests.laws.one_by_one_tasks import TaskSums
 from tests.watching import (
     DAY_US,
     LADDERS,
@@ -24,7 +25,6 @@ from sluice.enforcement.ladder_decisions import Published
 from sluice.enforcement.signals.burn import Term
 from sluice.enforcement.watch import Watchers
 from sluice.enforcement.watch_signals import term_of
-from sluice.metering.tasks import TaskSums
 from sluice.money import pusd
 from sluice.wire.codec import decode, encode
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.cohort_records import cohort_record
 
 from sluice.errors import ConfigError
 from sluice.metering import histogram
 from sluice.metering.baselines import MIN_EVENTS, MIN_TASKS, Baseline, Norm, compute, load_baseline
-from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, row_record, task_cohort
+from sluice.metering.cohorts import Cohort, CohortHour, CohortSums, task_cohort
 from sluice.metering.histogram import bucket_of, upper_bound
 
 CHAT = Cohort("event", "chat", "m", "1k", "")
@@ -22,7 +23,7 @@ def row(cohort: Cohort, *costs: int, times: int = 1, tokens: int = 100) -> dict[
     for cost in costs:
         histogram.add(sums.cost, cost, cost * times, count=times)
         histogram.add(sums.input, tokens, 0, count=times)
-    return row_record(CohortHour(cohort, 0), sums, 0, 0, 1)
+    return cohort_record(CohortHour(cohort, 0), sums)
 
 
 def border(value: int) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.builders import arrived
+from tests.builders import usage
+from tests.laws.one_by_one_tasks import Context
+from tests.split_columns import Costing, splits_of
 
-from sluice.metering.causes import CAUSES, NOTHING, Context, allocate, split
-from sluice.metering.rating import Part
+from sluice.metering.causes import CAUSES
+from sluice.metering.columnar.causes import part_of
+from sluice.metering.parts import Part
+from sluice.money import INT64_MAX
 
 # 400 uncached, 500 read and 100 written tokens; 1,000 of GPU time.
 PARTS = (Part("input", 400, 4_000), Part("cache_read", 500, 500), Part("cache_write", 100, 1_250),
@@ -20,12 +24,12 @@ def call(**over: Any) -> dict[str, Any]:
     """The request that PARTS belong to."""
     tokens = {"input_tokens": 1_000, "cache_read_input_tokens": 500,
               "cache_write_input_tokens": 100, "output_tokens": 50}  # fmt: skip
-    return arrived(**tokens | over)
+    return usage(**tokens | over)
 
 
 def found(context: Context = Context(), **over: Any) -> dict[str, int]:  # noqa: B008
     """Causes that got a share."""
-    shares = split(call(**over), COST, PARTS, context)
+    ((shares, _),) = splits_of([Costing(call(**over), PARTS, 0, context)])
     assert sum(shares) == COST
     return {cause: share for cause, share in zip(CAUSES, shares, strict=True) if share}
 
@@ -89,13 +93,45 @@ def test_time_in_the_queue_holds_the_gpu() -> None:
 
 def test_a_correction_has_one_cause() -> None:
     """Its deltas are not split; the kind of its original decides."""
-    over = {"event_type": "correction", "recomputed_input_tokens": 100}
+    over = {"event_type": "correction", "corrects_event_id": "e", "recomputed_input_tokens": 100}
     assert found(Context(usual_input=1), **over) == {"first_pass": COST}
     assert found(attempt=2, **over) == {"retry": COST}
 
 
+def tails(tail_pusd: int) -> dict[str, int]:
+    """A tail of a call that cost 3 each for new work and for recomputed input, 1 for waiting."""
+    event = usage(input_tokens=9, recomputed_input_tokens=9, queue_us=7, latency_us=7)
+    parts = (Part("input", 9, 3), Part("output", 1, 3), Part("gpu_us", 7, 1))
+    ((shares, found),) = splits_of([Costing(event, parts, tail_pusd)])
+    assert dict(zip(CAUSES, shares, strict=True)) | {
+        "first_pass": 3, "recompute": 3, "queue_hold": 1,
+    } == dict(zip(CAUSES, shares, strict=True))  # fmt: skip
+    return {cause: share for cause, share in zip(CAUSES, found, strict=True) if share}
+
+
 def test_remainders_go_to_the_largest_fraction_first() -> None:
-    """10 over 3:3:1 is 4.29, 4.29 and 1.43: the last pico-dollar goes to the third."""
-    assert allocate(10, (3, 3, 1, 0, 0, 0, 0, 0)) == (4, 4, 2, 0, 0, 0, 0, 0)
-    assert allocate(1, (1, 1, 0, 0, 0, 0, 0, 0)) == (1, 0, 0, 0, 0, 0, 0, 0)
-    assert allocate(0, (3, 3, 1, 0, 0, 0, 0, 0)) == NOTHING
+    """5 over 3:3:1 is 2.14, 2.14 and 0.71: the last pico-dollar goes to the third."""
+    assert tails(5) == {"first_pass": 2, "recompute": 2, "queue_hold": 1}
+    assert tails(1) == {"first_pass": 1}  # of equal fractions the first
+    assert tails(7) == {"first_pass": 3, "recompute": 3, "queue_hold": 1}
+    assert tails(0) == {}
+
+
+def test_a_correction_s_tail_has_the_cause_of_its_cost() -> None:
+    """Negative amounts are not shared out: cause and tail go together."""
+    event = usage(event_type="correction", corrects_event_id="e", attempt=2)
+    ((shares, found),) = splits_of([Costing(event, [Part("output", -3, -30)], -20)])
+    retry = CAUSES.index("retry")
+    assert (shares[retry], found[retry], sum(shares), sum(found)) == (-30, -20, -30, -20)
+
+
+@pytest.mark.parametrize(
+    ("amount", "share", "whole"),
+    [(0, 0, 1), (7, 3, 9), (INT64_MAX, INT64_MAX, INT64_MAX), (INT64_MAX, INT64_MAX - 1, INT64_MAX),
+     (INT64_MAX - 1, 2**62 + 1, INT64_MAX), (2**62, 3, 2**62 + 5), (3, 2**62, 2**62)],
+)  # fmt: skip
+def test_a_part_is_exact_although_the_product_leaves_64_bits(
+    amount: int, share: int, whole: int
+) -> None:
+    """Quotient and rest as of numbers without bounds."""
+    assert part_of(amount, share, whole) == divmod(amount * share, whole)

@@ -9,9 +9,9 @@ import pytest
 from tests.builders import NOW, arrived, usage
 
 from sluice.metering import cohorts
-from sluice.metering.cohorts import HOUR_US, Cohort, CohortHour, cohort_of, is_counted
+from sluice.metering.cohorts import HOUR_US, Cohort, CohortHour, cohort_of
 from sluice.metering.columnar.cohorts import CohortTable
-from sluice.metering.columnar.usage import whole_usage
+from sluice.metering.columnar.usage import Usage, whole_usage
 from sluice.money import INT64_MAX
 from sluice.wire.codec import decode, encode
 from sluice.wire.columns import read_usage
@@ -42,23 +42,33 @@ def test_a_tool_call_has_no_length() -> None:
     assert cohort_of(event) == Cohort("event", "execute_tool", "m", "", "search")
 
 
-@pytest.mark.parametrize(
-    ("over", "counted"),
-    [({}, True), ({"event_type": "gpu_adjustment"}, False), ({"event_type": "correction"}, False),
-     ({"outcome": "rejected"}, False), ({"outcome": "queued_out"}, False),
-     ({"outcome": "cancelled"}, True)],
-)  # fmt: skip
-def test_only_work_that_ran_says_what_is_normal(over: dict[str, Any], *, counted: bool) -> None:
-    """Refused requests and corrections are no norm, cancelled ones were worked on."""
-    assert is_counted({"event_type": "inference", "outcome": "ok"} | over, 5) is counted
-    assert not is_counted({"event_type": "inference", "outcome": "ok"} | over, None)
-
-
 def published(table: CohortTable) -> list[dict[str, Any]]:
     """Rows that are to be published now."""
     keys = table.take_dirty()
     values = layout("CohortRow").write(table.columns(keys, 2, NOW, 1), len(keys))
     return [decode(value)[1] for value in values]
+
+
+def run_of(*events: dict[str, Any]) -> Usage:
+    """Events as columns."""
+    return whole_usage(read_usage([encode("UsageEvent", event) for event in events]))[0]
+
+
+@pytest.mark.parametrize(
+    ("over", "counted"),
+    [({}, True), ({"event_type": "gpu_adjustment"}, False), ({"event_type": "tool"}, True),
+     ({"event_type": "embedding"}, True),
+     ({"event_type": "correction", "corrects_event_id": "e"}, False),
+     ({"outcome": "rejected"}, False), ({"outcome": "queued_out"}, False),
+     ({"event_type": "tool", "outcome": "throttled"}, False), ({"outcome": "cancelled"}, True)],
+)  # fmt: skip
+def test_only_work_that_ran_says_what_is_normal(over: dict[str, Any], *, counted: bool) -> None:
+    """Refused requests and corrections are no norm, cancelled ones were worked on."""
+    table, at = CohortTable(HOUR_US), np.array([NOW])
+    table.add(run_of(usage(**over)), np.array([5]), np.array([False]), at)
+    assert len(table) == 0
+    table.add(run_of(usage(**over)), np.array([5]), np.array([True]), at)
+    assert len(table) == counted
 
 
 def test_an_hour_takes_events_until_the_lateness_is_over() -> None:

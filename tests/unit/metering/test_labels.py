@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.builders import MODEL, arrived
+from tests.builders import MODEL, arrived, usage
+from tests.split_columns import Costing, splits_of
+from tests.window_columns import usage_of
 
 from sluice.metering.baselines import Baseline, Norm
-from sluice.metering.causes import CAUSES, Context
-from sluice.metering.labels import (
-    Bands,
-    Thresholds,
-    bands_for,
-    bands_of,
-    label,
-    thresholds_of,
-    usual_input,
-)
+from sluice.metering.causes import CAUSES
+from sluice.metering.columnar.priced import Priced, priced
+from sluice.metering.columnar.prices import Prices
+from sluice.metering.columnar.task_run import usual_inputs
+from sluice.metering.labels import Bands, Thresholds, bands_for, bands_of, thresholds_of
 from sluice.metering.packaged import TASK_INPUT_TOKENS
 from sluice.metering.prices import default_book
 from sluice.metering.rating import cost
@@ -74,35 +71,34 @@ def test_the_measured_norm_replaces_the_packaged_one() -> None:
 
 def test_the_usual_length_is_measured_or_the_packaged_one_of_agents() -> None:
     """Outside of a task an unmeasured length is unknown, never assumed."""
-    assert usual_input(arrived(), None) is None
-    assert usual_input(arrived(task_id="t"), None) == TASK_INPUT_TOKENS
-    assert usual_input(arrived(task_id="t"), measured()) == 64
+    events = usage_of([usage(), usage(task_id="t"), usage(task_id="t", request_model="new")])
+    assert usual_inputs(events, None).tolist() == [0, TASK_INPUT_TOKENS, TASK_INPUT_TOKENS]
+    assert usual_inputs(events, measured()).tolist() == [64, 64, TASK_INPUT_TOKENS]
 
 
-def test_a_label_splits_the_tail_like_the_cost() -> None:
+def found_of(event: dict[str, Any], baseline: Baseline | None) -> Priced:
+    """An event priced and judged in a run of one."""
+    found, refused = priced(
+        usage_of([event]), Prices(default_book()), baseline, lambda _: arrived(**event)
+    )
+    assert refused == {}
+    return found
+
+
+def test_a_tail_is_split_like_the_cost() -> None:
     """A retry above its 95th percentile: all of its tail is the retry's."""
-    event, book = arrived(attempt=2), default_book()
-    rated = cost(book, event)
+    event = usage(attempt=2)
+    found = found_of(event, measured(10, 1_000_000))
+    assert found.bands[:, 0].tolist() == [10, 999_990, 29_000_000]
+    rated = cost(default_book(), arrived(attempt=2))
     assert rated is not None
-    found = label(event, rated, book, measured(10, 1_000_000), Context())
-    assert found.bands == Bands(10, 999_990, 29_000_000)
-    assert found.tail_by_cause[CAUSES.index("retry")] == 29_000_000
-    assert sum(found.overhead) == found.cost_pusd == 30_000_000
-    assert found.baseline_version == measured(10, 1_000_000).version
+    ((shares, tails),) = splits_of([Costing(event, rated.parts, 29_000_000)])
+    assert tails[CAUSES.index("retry")] == sum(tails) == 29_000_000
+    assert sum(shares) == found.cost_pusd[0] == 30_000_000
 
 
 def test_an_unpriced_event_has_empty_bands() -> None:
-    """Without a price there is no tail, but the versions in force are known."""
-    found = label(arrived(request_model="new"), None, default_book(), measured(), Context())
-    assert (found.cost_pusd, found.bands, sum(found.overhead)) == (None, Bands(0, 0, 0), 0)
-    assert found.price_book_version == default_book().version
-
-
-def test_a_correction_s_tail_has_the_cause_of_its_cost() -> None:
-    """Negative amounts are not shared out: cause and tail go together."""
-    event = correction(50, -30, attempt=2)
-    rated = cost(default_book(), event)
-    found = label(event, rated, default_book(), None, Context())
-    assert found.overhead[CAUSES.index("retry")] == -30
-    assert found.tail_by_cause[CAUSES.index("retry")] == -20
-    assert sum(found.tail_by_cause) == found.bands.tail_pusd
+    """Without a price there is no tail, although what is normal may be known."""
+    found = found_of(usage(request_model="new"), measured())
+    assert (found.priced[0], found.cost_pusd[0]) == (False, 0)
+    assert found.bands[:, 0].tolist() == [0, 0, 0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.cohort_records import cohort_record
+
 from sluice.metering import histogram
-from sluice.metering.cohorts import HOUR_US, Cohort, CohortHour, CohortSums, row_record
+from sluice.metering.cohorts import HOUR_US, Cohort, CohortHour, CohortSums
 from sluice.metering.refresh import DAYS, Refresh
 
 CHAT = Cohort("event", "chat", "m", "1k", "")
@@ -18,7 +20,7 @@ def row(hour: int, cost: int, watermark: int, times: int = 200) -> dict[str, Any
     sums = CohortSums(events=times)
     histogram.add(sums.cost, cost, cost * times, count=times)
     histogram.add(sums.input, 100, 0, count=times)
-    return row_record(CohortHour(CHAT, hour), sums, 0, watermark, 1)
+    return cohort_record(CohortHour(CHAT, hour), sums, watermark)
 
 
 def test_nothing_is_due_before_an_hour_has_closed() -> None:

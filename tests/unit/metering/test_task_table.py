@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.builders import NOW, arrived
+from tests.laws.one_by_one_loops import score_ppm, symbol_of
 from tests.task_columns import Added, records_of, run_of, state_of, stored_of
 
 from sluice.errors import WireError
 from sluice.metering.baselines import Baseline, Norm
-from sluice.metering.columnar.distinct import coded_texts, groups_of
 from sluice.metering.columnar.tasks import Evicted, TaskTable
-from sluice.metering.loops import number_of, score_ppm, symbol_of
+from sluice.metering.loops import number_of
 from sluice.metering.packaged import TASK_CALLS
 from sluice.metering.tasks import GAP_US, KEEP_US, TaskKey
 from sluice.money import INT64_MAX
-from sluice.wire.column_types import Columns, Items, Texts
+from sluice.wire.column_types import Items
 from sluice.wire.schema import schema
 
 KEY = TaskKey("acme", "t")
@@ -269,11 +269,11 @@ def test_a_row_that_is_no_state_is_refused_and_changes_nothing() -> None:
     value = stored_of(table, table.take_changed()[0])[KEY]
     with pytest.raises(WireError, match="row 1 cannot be read"):
         table.load(state_of([value, value[:-1]]))
-    read = state_of([value] * 65)
-    children = read.columns["children"]
+    columns = state_of([value] * 65)
+    children = columns.columns["children"]
     assert isinstance(children, Items)
-    crowded = children._replace(row=children.row * 0 + 64)
-    columns = Columns({**read.columns, "children": crowded}, read.whole)
+    parents = {"children": children._replace(row=children.row * 0 + 64)}
+    columns = columns._replace(columns={**columns.columns, **parents})
     with pytest.raises(WireError, match="more than 64"):
         table.load(columns)
     assert state(table)["events"] == 2
@@ -287,24 +287,6 @@ def test_time_due_is_the_next_end_or_leave() -> None:
     assert table.end_silent(NOW + GAP_US - 1) == 0
     assert table.end_silent(NOW + GAP_US) == 1
     assert table.next_due() == NOW + KEEP_US + 1
-
-
-def test_nulls_are_one_value_and_texts_are_told_apart_by_their_bytes() -> None:
-    """Texts of the same length, prefixes of each other, empty ones, nulls."""
-    texts = ["ab", "ba", None, "", "abc", "ab", None, "", "ä"]
-    raw = [(text or "").encode() for text in texts]
-    length = np.array([len(b) if t is not None else -1 for b, t in zip(raw, texts, strict=True)])
-    start = np.cumsum([0, *map(len, raw[:-1])])
-    buffer = np.frombuffer(b"".join(raw), dtype=np.uint8)
-    found = coded_texts(Texts(buffer, start, length))
-    assert [found.values[code] for code in found.codes.tolist()] == texts
-    assert len(found.values) == len(set(texts))
-
-
-def test_groups_are_of_rows_alike_in_every_key() -> None:
-    """In the order of their first rows."""
-    groups = groups_of(np.array([7, 7, 0, 7]), np.array([1, 2, 1, 1]))
-    assert (groups.of.tolist(), groups.first.tolist()) == ([0, 1, 2, 0], [0, 1, 2])
 
 
 def test_what_a_block_held_before_makes_no_loop() -> None:

@@ -389,6 +389,28 @@ def test_amounts_at_the_end_of_64_bits_are_granted_whole() -> None:
     assert shown(meter.row())[3] < 0
 
 
+def test_a_holder_that_counts_otherwise_is_granted_in_its_own_count() -> None:
+    """Where its prices differ from the meter's, it may still spend what is left, and no more."""
+    meter = Meter()
+    meter.report(wants=300, committed=0)
+    meter.use(1, 100)
+    meter.report(wants=50, last_seq=1, committed=160)
+    assert meter.grants() == [("gw", 300), ("gw", 210)]
+    meter.wait(5 * SECOND)
+    meter.report(wants=50, last_seq=1, committed=160)
+    assert shown(meter.row()) == (100, 50, 0, 850)
+
+
+def test_what_has_not_arrived_is_no_difference_of_counting() -> None:
+    """Usage on its way stays reserved until it comes, and is not granted once more."""
+    meter = Meter()
+    meter.report(wants=300, committed=0)
+    meter.report(wants=50, last_seq=3, committed=200)
+    assert meter.grants() == [("gw", 300), ("gw", 250)]
+    meter.use(1, 90)
+    assert shown(meter.row()) == (90, 210, 0, 700)
+
+
 def test_a_raise_gives_room_at_once() -> None:
     """A new version with more room: the next report is granted from it."""
     meter = Meter()

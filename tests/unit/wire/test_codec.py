@@ -22,7 +22,7 @@ REPORT: dict[str, Any] = {
     "holder": "gw-1", "holder_slot": "1", "source_epoch": "e", "tenant_id": "acme",
     "budget_ids": ["b"], "period": "2026-11", "wants": 5, "in_flight_reserved": 2,
     "interim_spend": 1, "last_seq": 9, "closing": True, "policy_id": "", "scope": "",
-    "unit": "pusd",
+    "unit": "pusd", "committed": None,
 }  # fmt: skip
 LEASE: dict[str, Any] = {
     "lease_id": "l", "holder": "gw", "period": "p", "granted_total": 1, "unit": "pusd",

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from sluice.metering.columnar.causes import Splits
+from sluice.metering.columnar.columns import ends
 from sluice.metering.columnar.names import Names
 from sluice.metering.columnar.priced import Priced
 from sluice.metering.columnar.sparse import NOTHING
 from sluice.metering.columnar.task_run import TaskEffects
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.columnar.window_kernel import Added
-from sluice.metering.quantities import TOKENS
-from sluice.metering.row_sums import MEASURED, SERVED
+from sluice.metering.columnar.window_layout import Added
+from sluice.metering.quantities import MEASURED, SERVED, TOKENS
 from sluice.wire.column_types import Bools, Coded, Ints, Texts
 
 _LABELS = ("outcome", "slo_outcome", "rollback_reason")
@@ -37,7 +37,7 @@ def added(
         effects.task_tail_pusd, effects.task_tail_known, usage.requests(), _good(usage), clamped,
         found.limits.packaged, found.limits.known,
         _stacked([_numbers(names, usage.coded(name)) for name in _LABELS]),
-        _ends(parts.row, usage.rows), parts.key, parts.quantity, parts.cost_pusd, flag_end, flags,
+        ends(parts.row, usage.rows), parts.key, parts.quantity, parts.cost_pusd, flag_end, flags,
     )  # fmt: skip
 
 
@@ -63,9 +63,4 @@ def _flags(names: Names, usage: Usage) -> tuple[Ints, Ints]:
         return np.zeros(0, dtype=np.int64), np.zeros(usage.rows, dtype=np.int64)
     texts = items.fields["value"]
     coded = texts.coded() if isinstance(texts, Texts) else Coded(items.row, [])
-    return _numbers(names, coded), _ends(items.row, usage.rows)
-
-
-def _ends(row: Ints, rows: int) -> Ints:
-    ends: Ints = np.cumsum(np.bincount(row, minlength=rows)).astype(np.int64)
-    return ends
+    return _numbers(names, coded), ends(items.row, usage.rows)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
-from sluice.compiled import compiled
 from sluice.metering.cohorts import (
     COUNTED_TYPES,
     EVENT,
@@ -18,30 +16,18 @@ from sluice.metering.cohorts import (
     Cohort,
     CohortHour,
 )
+from sluice.metering.columnar import cohort_kernels as kernels
 from sluice.metering.columnar import sparse
-from sluice.metering.columnar.sparse import NOTHING, Entries, Found, Links
-from sluice.metering.columnar.texts import coded_of
+from sluice.metering.columnar.buckets import histogram
+from sluice.metering.columnar.cohort_columns import key_columns, stored_keys
+from sluice.metering.columnar.cohort_kernels import CHANGED, DIRTY, WAYS
+from sluice.metering.columnar.columns import whole
+from sluice.metering.columnar.sparse import Found
 from sluice.metering.columnar.usage import Groups, Usage, grouped
-from sluice.metering.columnar.window_kernel import bucket_of
-from sluice.metering.columnar.window_rows import histogram, whole
 from sluice.metering.quantities import ran
-from sluice.money import INT64_MAX
-from sluice.wire.column_types import AnyColumn, Bools, Coded, Column, Ints, Items, Numbers, Texts
+from sluice.wire.column_types import AnyColumn, Bools, Coded, Column, Ints, Items, Numbers
 
 _FIRST_ROWS, _FIRST_ENTRIES = 256, 4096
-_DIRTY, _CHANGED = 1, 2
-_MOST = INT64_MAX
-_WAYS = 16  # chains of one histogram, which may have hundreds of buckets
-_TEXTS = Cohort._fields
-
-
-class _Rows(NamedTuple):
-    """Rows by slot: how many events, and the heads of their two histograms."""
-
-    events: Ints
-    state: npt.NDArray[np.uint8]
-    cost: Links
-    input: Links
 
 
 class CohortTable:
@@ -51,7 +37,7 @@ class CohortTable:
         self._lateness_us = lateness_us
         self._slots: dict[CohortHour, int] = {}
         self._free: list[int] = list(range(_FIRST_ROWS))
-        self._rows = _made(_FIRST_ROWS)
+        self._rows = kernels.made(_FIRST_ROWS)
         self._entries = sparse.made(_FIRST_ENTRIES)
         self._gone: dict[CohortHour, None] = {}
 
@@ -82,7 +68,7 @@ class CohortTable:
     def _count(self, keys: Sequence[CohortHour], of: Ints, cost: Ints, tokens: Ints) -> None:
         slots = self._opened(keys)[of]  # first: it may make other, wider arrays
         self._entries = sparse.with_room(self._entries, 2 * len(of))
-        _add(self._rows, self._entries, slots, cost, tokens)
+        kernels.add(self._rows, self._entries, slots, cost, tokens)
 
     def _opened(self, keys: Sequence[CohortHour]) -> Ints:
         return np.fromiter(map(self._slot, keys), dtype=np.int64, count=len(keys))
@@ -92,7 +78,7 @@ class CohortTable:
         if slot is None:
             if not self._free:
                 held = len(self._rows.events)
-                self._rows = _wider(self._rows)
+                self._rows = kernels.wider(self._rows)
                 self._free = list(range(held, len(self._rows.events)))
             slot = self._slots[key] = self._free.pop()
             self._gone.pop(key, None)
@@ -102,13 +88,13 @@ class CohortTable:
 
     def is_dirty(self) -> bool:
         """Whether an hour is to be published."""
-        return bool((self._rows.state & _DIRTY).any())
+        return bool((self._rows.state & DIRTY).any())
 
     def take_dirty(self) -> list[CohortHour]:
         """Hours to publish now, in key order; they count as published afterwards."""
-        keys = self._with(_DIRTY)
+        keys = self._with(DIRTY)
         slots = self._opened(keys)
-        self._rows.state[slots] = (self._rows.state[slots] & ~np.uint8(_DIRTY)) | _CHANGED
+        self._rows.state[slots] = (self._rows.state[slots] & ~np.uint8(DIRTY)) | CHANGED
         return keys
 
     def hours(self) -> list[CohortHour]:
@@ -133,17 +119,17 @@ class CohortTable:
             **key_columns(keys),
             "events": whole(self._rows.events[slots]),
             "cost_histogram": histogram(
-                sparse.collect_ways(self._rows.cost, slots, self._entries, _WAYS)
+                sparse.collect_ways(self._rows.cost, slots, self._entries, WAYS)
             ),
             "input_histogram": histogram(
-                sparse.collect_ways(self._rows.input, slots, self._entries, _WAYS)
+                sparse.collect_ways(self._rows.input, slots, self._entries, WAYS)
             ),
         }
 
     def evict(self, time: int) -> None:
         """Remove published hours that are over."""
         for key in [k for k in self._slots if time > k.hour_start + HOUR_US + self._lateness_us]:
-            if not self._rows.state[self._slots[key]] & _DIRTY:
+            if not self._rows.state[self._slots[key]] & DIRTY:
                 self.drop(key)
                 self._gone[key] = None
 
@@ -151,7 +137,7 @@ class CohortTable:
         """Forget an hour."""
         slot = self._slots.pop(key, None)
         if slot is not None:
-            _clear(self._rows, self._entries, slot)
+            kernels.clear(self._rows, self._entries, slot)
             self._free.append(slot)
 
     def _is_over(self, hour: Ints, time: Ints) -> Bools:
@@ -166,18 +152,18 @@ class CohortTable:
 
     def is_changed(self) -> bool:
         """Whether `take_changed` would give anything."""
-        return bool(self._gone) or bool((self._rows.state & _CHANGED).any())
+        return bool(self._gone) or bool((self._rows.state & CHANGED).any())
 
     def take_changed(self) -> tuple[list[CohortHour], list[CohortHour]]:
         """Hours that changed since the last call, and those that are gone."""
-        keys, gone = self._with(_CHANGED), list(self._gone)
-        self._rows.state[self._opened(keys)] &= ~np.uint8(_CHANGED)
+        keys, gone = self._with(CHANGED), list(self._gone)
+        self._rows.state[self._opened(keys)] &= ~np.uint8(CHANGED)
         self._gone = {}
         return keys, gone
 
     def state_columns(self, keys: Sequence[CohortHour]) -> dict[str, AnyColumn]:
         """Hours as columns of COHORT_STATE."""
-        dirty = self._rows.state[self._opened(keys)] & _DIRTY
+        dirty = self._rows.state[self._opened(keys)] & DIRTY
         return {**self._named(keys), "dirty": whole(dirty.astype(np.int64))}
 
     def load(self, columns: Mapping[str, Column]) -> None:
@@ -195,83 +181,7 @@ class CohortTable:
                                        for field in ("bucket", "count", "cost_pusd"))  # fmt: skip
                 self._entries = sparse.with_room(self._entries, len(bucket))
                 found = Found(slots[items.row], bucket, count, cost)
-                _insert(heads, self._entries, found)
-
-
-_HISTOGRAM: dict[str, Any] = {"type": "array", "items": {
-    "type": "record", "name": "StoredBucket",
-    "fields": [{"name": name, "type": "long"} for name in ("bucket", "count", "cost_pusd")],
-}}  # fmt: skip
-COHORT_KEY: dict[str, Any] = {
-    "type": "record", "name": "CohortKey",
-    "fields": [*({"name": name, "type": "string"} for name in _TEXTS),
-               {"name": "hour_start", "type": "long"}],
-}  # fmt: skip
-COHORT_STATE: dict[str, Any] = {
-    "type": "record", "name": "CohortState",
-    "fields": [*COHORT_KEY["fields"],
-               *({"name": name, "type": "long"} for name in ("events", "dirty")),
-               *({"name": name, "type": _HISTOGRAM}
-                 for name in ("cost_histogram", "input_histogram"))],
-}  # fmt: skip
-
-
-def key_columns(keys: Sequence[CohortHour]) -> dict[str, AnyColumn]:
-    """Identities of hours as columns of COHORT_KEY."""
-    texts = {name: coded_of([getattr(key.cohort, name) for key in keys]) for name in _TEXTS}
-    starts = np.array([key.hour_start for key in keys], dtype=np.int64)
-    return {**texts, "hour_start": whole(starts)}
-
-
-def stored_keys(columns: Mapping[str, Column]) -> list[CohortHour]:
-    """Hours whose identities are in columns of COHORT_KEY or COHORT_STATE."""
-    coded = [cast("Texts", columns[name]).coded() for name in _TEXTS]
-    names = [[of.values[code] or "" for code in of.codes.tolist()] for of in coded]
-    starts = cast("Numbers", columns["hour_start"]).value.tolist()
-    return [CohortHour(Cohort(*texts), start) for *texts, start in zip(*names, starts, strict=True)]
-
-
-def _made(capacity: int) -> _Rows:
-    cost, tokens = (np.full(_WAYS * capacity, NOTHING, dtype=np.int32) for _ in range(2))
-    return _Rows(np.zeros(capacity, np.int64), np.zeros(capacity, np.uint8), cost, tokens)
-
-
-def _wider(rows: _Rows) -> _Rows:
-    held = len(rows.events)
-    wider = _made(2 * held)
-    wider.events[:held], wider.state[:held] = rows.events, rows.state
-    wider.cost[: len(rows.cost)], wider.input[: len(rows.input)] = rows.cost, rows.input
-    return wider
-
-
-@compiled
-def _add(rows: _Rows, entries: Entries, slots: Ints, cost: Ints, tokens: Ints) -> None:
-    for n in range(len(slots)):
-        slot, bucket = slots[n], bucket_of(cost[n])
-        way = slot * _WAYS + (bucket & (_WAYS - 1))
-        if sparse.second_of(rows.cost, way, entries, bucket) > _MOST - cost[n]:
-            continue
-        rows.events[slot] += 1
-        rows.state[slot] |= _DIRTY | _CHANGED
-        sparse.add(rows.cost, way, entries, bucket, 1, cost[n])
-        bucket = bucket_of(tokens[n])
-        way = slot * _WAYS + (bucket & (_WAYS - 1))
-        sparse.add(rows.input, way, entries, bucket, 1, 0)
-
-
-@compiled
-def _clear(rows: _Rows, entries: Entries, slot: int) -> None:
-    sparse.free_ways(rows.cost, slot, entries, _WAYS)
-    sparse.free_ways(rows.input, slot, entries, _WAYS)
-    rows.events[slot] = rows.state[slot] = 0
-
-
-@compiled
-def _insert(heads: Links, entries: Entries, found: Found) -> None:
-    for n in range(len(found.row)):
-        key, first, second = found.key[n], found.first[n], found.second[n]
-        way = found.row[n] * _WAYS + (key & (_WAYS - 1))
-        sparse.insert(heads, way, entries, key, first, second)
+                kernels.insert(heads, self._entries, found)
 
 
 def _ran(usage: Usage) -> Bools:

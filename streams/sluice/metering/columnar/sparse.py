@@ -1,9 +1,9 @@
 """Counts that few rows have many of: entries of (key, two sums), chained per row.
 
 A row has a head per kind of entry, or for histograms, which get long, one for each of several
-ways, and from there entries lead to one another. Classes, histogram
-buckets and labels of a window row are kept so: an array with a column for each would be nearly
-empty. Entries of rows that are gone are used again.
+ways, and from there entries lead to one another. Classes, histogram buckets and labels of a window
+row are kept so: an array with a column for each would be nearly empty. Entries of rows that are
+gone are used again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ Links = npt.NDArray[np.int32]
 Number = TypeVar("Number", np.int64, np.int32, np.uint8)
 NOTHING = -1
 _USED, _FREE = 0, 1  # of `counts`: entries ever used, the first one that is free again
-KEY, FIRST, SECOND, AFTER = range(4)  # columns of `cells`, together in memory: one look for all
-_WIDTH = 4
+KEY, AFTER = range(2)  # of `links`: a walk along a chain looks at nothing else
+FIRST, SECOND = range(2)  # of `sums`
 
 
 class Entries(NamedTuple):
-    """Entries as rows of four numbers: key, two sums, and the entry that follows; and counts."""
+    """Key of each entry and the entry that follows, its two sums, and how many there are.
 
-    cells: Ints
+    Keys are below 2^31.
+    """
+
+    links: Links
+    sums: Ints
     counts: Ints
 
 
@@ -52,15 +56,18 @@ class Found(NamedTuple):
 def made(capacity: int) -> Entries:
     """Room for so many entries, all unused."""
     counts = np.array([0, NOTHING], dtype=np.int64)
-    return Entries(np.zeros((capacity, _WIDTH), dtype=np.int64), counts)
+    links = np.zeros((capacity, 2), dtype=np.int32)
+    return Entries(links, np.zeros((capacity, 2), dtype=np.int64), counts)
 
 
 def with_room(entries: Entries, more: int) -> Entries:
     """The same entries with room for `more` at least."""
-    needed, held = int(entries.counts[_USED]) + more, len(entries.cells)
+    needed, held = int(entries.counts[_USED]) + more, len(entries.links)
     if needed <= held:
         return entries
-    return Entries(grown(entries.cells, max(needed, held * 3 // 2)), entries.counts)
+    capacity = max(needed, held * 3 // 2)
+    links, sums = grown(entries.links, capacity), grown(entries.sums, capacity)
+    return Entries(links, sums, entries.counts)
 
 
 def grown(column: npt.NDArray[Number], capacity: int) -> npt.NDArray[Number]:
@@ -75,11 +82,11 @@ def add(heads: Links, row: int, entries: Entries, key: int, first: int, second: 
     """Add to the entry of a key of a row, which is made where there is none."""
     at = heads[row]
     while at != NOTHING:
-        if entries.cells[at, KEY] == key:
-            entries.cells[at, FIRST] += first
-            entries.cells[at, SECOND] += second
+        if entries.links[at, KEY] == key:
+            entries.sums[at, FIRST] += first
+            entries.sums[at, SECOND] += second
             return
-        at = entries.cells[at, AFTER]
+        at = entries.links[at, AFTER]
     insert(heads, row, entries, key, first, second)
 
 
@@ -91,9 +98,9 @@ def insert(heads: Links, row: int, entries: Entries, key: int, first: int, secon
         at = entries.counts[_USED]
         entries.counts[_USED] += 1
     else:
-        entries.counts[_FREE] = entries.cells[at, AFTER]
-    entries.cells[at, KEY], entries.cells[at, FIRST], entries.cells[at, SECOND] = key, first, second
-    entries.cells[at, AFTER] = heads[row]
+        entries.counts[_FREE] = entries.links[at, AFTER]
+    entries.links[at, KEY], entries.links[at, AFTER] = key, heads[row]
+    entries.sums[at, FIRST], entries.sums[at, SECOND] = first, second
     heads[row] = at
 
 
@@ -102,9 +109,9 @@ def second_of(heads: Links, row: int, entries: Entries, key: int) -> int:
     """The second sum of a row's entry of this key, 0 where there is none."""
     at = heads[row]
     while at != NOTHING:
-        if entries.cells[at, KEY] == key:
-            return int(entries.cells[at, SECOND])
-        at = entries.cells[at, AFTER]
+        if entries.links[at, KEY] == key:
+            return int(entries.sums[at, SECOND])
+        at = entries.links[at, AFTER]
     return 0
 
 
@@ -113,8 +120,8 @@ def free(heads: Links, row: int, entries: Entries) -> None:
     """Give a row's entries back."""
     at = heads[row]
     while at != NOTHING:
-        after = entries.cells[at, AFTER]
-        entries.cells[at, AFTER] = entries.counts[_FREE]
+        after = entries.links[at, AFTER]
+        entries.links[at, AFTER] = entries.counts[_FREE]
         entries.counts[_FREE] = at
         at = after
     heads[row] = NOTHING
@@ -127,10 +134,10 @@ def _collect(heads: Links, rows: Ints, entries: Entries, out: Ints) -> int:
         at = heads[rows[place]]
         while at != NOTHING:
             if found < out.shape[1]:
-                out[0, found], out[1, found] = place, entries.cells[at, KEY]
-                out[2, found], out[3, found] = entries.cells[at, FIRST], entries.cells[at, SECOND]
+                out[0, found], out[1, found] = place, entries.links[at, KEY]
+                out[2, found], out[3, found] = entries.sums[at, FIRST], entries.sums[at, SECOND]
             found += 1
-            at = entries.cells[at, AFTER]
+            at = entries.links[at, AFTER]
     return found
 
 

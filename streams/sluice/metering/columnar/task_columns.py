@@ -10,7 +10,7 @@ import numpy as np
 from sluice.errors import WireError
 from sluice.metering.columnar import task_layout as layout
 from sluice.metering.columnar import task_upkeep as upkeep
-from sluice.metering.columnar.distinct import coded_texts
+from sluice.metering.columnar.columns import whole
 from sluice.metering.columnar.names import EMPTY, NONE
 from sluice.metering.columnar.task_layout import Store
 from sluice.metering.columnar.task_store import TaskStore
@@ -63,7 +63,7 @@ TASK_STATE: dict[str, Any] = {
 
 
 def task_columns(store: TaskStore, slots: Ints, version: int) -> dict[str, Column | Coded]:
-    """TaskRows of some slots, as `tasks.row_record` gives them."""
+    """TaskRows of some slots."""
     arrays = store.arrays
     amounts, marks = arrays.amounts[slots], arrays.marks[slots]
     ended = (marks[:, layout.FLAGS] & layout.ENDED) != 0
@@ -79,7 +79,7 @@ def task_columns(store: TaskStore, slots: Ints, version: int) -> dict[str, Colum
         "outcome": store.names.coded(np.where(ended & (outcome != EMPTY), outcome, NONE)),
         "ended": _flag(marks, layout.ENDED),
         "caps": _no_caps(),
-        "version": _numbers(np.full(len(slots), version, dtype=np.int64)),
+        "version": whole(np.full(len(slots), version, dtype=np.int64)),
     }
 
 
@@ -88,7 +88,7 @@ def state_columns(store: TaskStore, slots: Ints) -> dict[str, Column | Coded]:
     amounts, marks = store.arrays.amounts[slots], store.arrays.marks[slots]
     return {
         **_shared(store, slots, amounts, marks),
-        **{name: _numbers(amounts[:, column]) for name, column in _HIDDEN_AMOUNTS.items()},
+        **{name: whole(amounts[:, column]) for name, column in _HIDDEN_AMOUNTS.items()},
         **{name: store.names.coded(marks[:, column]) for name, column in _HIDDEN_TEXTS.items()},
         **{name: _flag(marks, flag) for name, flag in _FLAGS.items()},
         "children": _children(store.arrays, marks),
@@ -106,15 +106,11 @@ def _shared(
     return {
         "tenant_id": Coded(code, list(tenants)),
         "task_id": Coded(np.arange(len(keys)), [key.task_id for key in keys]),
-        **{name: _numbers(amounts[:, column]) for name, column in _AMOUNTS.items()},
+        **{name: whole(amounts[:, column]) for name, column in _AMOUNTS.items()},
         **{name: store.names.coded(marks[:, column]) for name, column in _TEXTS.items()},
-        "depth": _numbers(marks[:, layout.DEPTH].astype(np.int64)),
+        "depth": whole(marks[:, layout.DEPTH].astype(np.int64)),
         "baseline_pusd": _judged(marks, amounts[:, layout.BASELINE_PUSD]),
     }
-
-
-def _numbers(values: Ints) -> Numbers:
-    return Numbers(np.ascontiguousarray(values), np.ones(len(values), dtype=np.bool_))
 
 
 def _has(marks: layout.Marks, flag: int) -> Bools:
@@ -135,7 +131,7 @@ def _judged(marks: layout.Marks, values: Ints) -> Numbers:
 def _no_caps() -> Items:
     nothing = np.zeros(0, dtype=np.int64)
     keys = Texts(np.zeros(0, dtype=np.uint8), nothing, nothing)
-    return Items(nothing, {"key": keys, "value": _numbers(nothing)}, is_plain=False)
+    return Items(nothing, {"key": keys, "value": whole(nothing)}, is_plain=False)
 
 
 def _entries(lengths: Ints) -> tuple[Ints, Ints]:
@@ -149,8 +145,8 @@ def _children(arrays: Store, marks: layout.Marks) -> Items:
     row, place = _entries(marks[:, layout.PARENTS].astype(np.int64))
     block = marks[row, layout.CHILDREN]
     fields: dict[str, Texts | Numbers] = {
-        "parent": _numbers(arrays.children[block, place]),
-        "count": _numbers(arrays.children[block, layout.MEMORY + place]),
+        "parent": whole(arrays.children[block, place]),
+        "count": whole(arrays.children[block, layout.MEMORY + place]),
     }
     return Items(row, fields, is_plain=False)
 
@@ -161,7 +157,7 @@ def _symbols(arrays: Store, marks: layout.Marks) -> Items:
     row, place = _entries(length)
     place = (end - length)[row] + place
     symbols = arrays.symbols[marks[row, layout.SYMBOLS], place % layout.MEMORY]
-    return Items(row, {"value": _numbers(symbols)}, is_plain=True)
+    return Items(row, {"value": whole(symbols)}, is_plain=True)
 
 
 def load_state(store: TaskStore, columns: Columns) -> list[TaskKey]:
@@ -213,7 +209,7 @@ def _load_rows(store: TaskStore, slots: Ints, columns: Mapping[str, Column]) -> 
     for name, place in (_TEXTS | _HIDDEN_TEXTS).items():
         column = columns[name]
         if isinstance(column, Texts):
-            marks[:, place] = store.names.numbers(coded_texts(column))
+            marks[:, place] = store.names.numbers(column.coded())
     marks[:, layout.DEPTH] = _number(columns, "depth").value
     flags = layout.LIVE + layout.JUDGED * baseline.known.astype(np.int64)
     for name, flag in _FLAGS.items():

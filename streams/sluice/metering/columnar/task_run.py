@@ -9,11 +9,10 @@ import numpy as np
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
 from sluice.metering.columnar import task_layout as layout
-from sluice.metering.columnar.distinct import coded_of, groups_of
 from sluice.metering.columnar.names import EMPTY, Names
 from sluice.metering.columnar.task_kernels import gather, put_kinds
 from sluice.metering.columnar.task_layout import Kinds, Moves
-from sluice.metering.columnar.usage import Usage
+from sluice.metering.columnar.usage import Usage, grouped
 from sluice.metering.quantities import REQUEST_TYPES
 from sluice.metering.tasks import TaskKey
 from sluice.money import INT64_MAX
@@ -38,7 +37,7 @@ class TaskRun(NamedTuple):
 
 
 class TaskEffects(NamedTuple):
-    """What tasks tell about each event: as the fields of `causes.Context`, and the task tail.
+    """What tasks tell about each event: as the fields of `causes.Contexts`, and the task tail.
 
     `usual_input` is 0 where unknown; `task_tail_pusd` 0 where not known.
     """
@@ -62,8 +61,8 @@ class TaskRows(NamedTuple):
 def task_rows(usage: Usage) -> TaskRows:
     """Which events belong to which task."""
     rows = np.flatnonzero(usage.text("task_id").length >= 0)
-    tenants, tasks = coded_of(usage, "tenant_id", rows), coded_of(usage, "task_id", rows)
-    groups = groups_of(tasks.codes, tenants.codes)
+    tenants, tasks = usage.coded_at("tenant_id", rows), usage.coded_at("task_id", rows)
+    groups = grouped(tasks.codes, tenants.codes)
     pairs = zip(tenants.codes[groups.first].tolist(), tasks.codes[groups.first].tolist(),
                 strict=True)  # fmt: skip
     keys = [TaskKey(tenants.values[a] or "", tasks.values[b] or "") for a, b in pairs]
@@ -85,11 +84,11 @@ def events_of(run: TaskRun, rows: Ints, names: Names) -> Ints:
     gather((*map(np.ascontiguousarray, given), *amounts), rows, events)
     put_kinds(_kinds(run), rows, _types(usage, rows), events)
     for column, name in _TEXTS:
-        events[:, column] = names.numbers(coded_of(usage, name, rows))
+        events[:, column] = names.numbers(usage.coded_at(name, rows))
     answered = events[:, layout.MODEL_OF]
     unnamed = answered <= EMPTY
     if unnamed.any():
-        answered[unnamed] = names.numbers(coded_of(usage, "request_model", rows[unnamed]))
+        answered[unnamed] = names.numbers(usage.coded_at("request_model", rows[unnamed]))
     is_tool = (events[:, layout.KIND] & layout.TOOL) != 0
     failed = events[:, layout.OUTCOME_OF] == names.number("error")
     events[:, layout.SYMBOL] = _symbols(usage, rows, is_tool, failed)
@@ -114,7 +113,7 @@ _KINDS = {
 
 
 def _types(usage: Usage, rows: Ints) -> Ints:
-    types = coded_of(usage, "event_type", rows)
+    types = usage.coded_at("event_type", rows)
     kinds = [_KINDS.get(value or "", 0) for value in types.values]
     return np.array(kinds, dtype=np.int64)[types.codes]
 
@@ -126,15 +125,15 @@ def _kinds(run: TaskRun) -> Kinds:
 
 
 def _symbols(usage: Usage, rows: Ints, is_tool: Bools, failed: Bools) -> Ints:
-    """What `loops.symbol_of` gives; -1 for None."""
+    """Symbols of tool calls as `loops` says; -1 where there is none."""
     found = np.full(len(rows), -1, dtype=np.int64)
     if not is_tool.any():
         return found
     known = is_tool & (usage.text("tool_args_hash").length[rows] >= 0)
     known &= failed | (usage.text("result_hash").length[rows] >= 0)
     calls = np.flatnonzero(known)
-    columns = [coded_of(usage, name, rows[calls]) for name in _CALL]
-    groups = groups_of(*(column.codes for column in columns))
+    columns = [usage.coded_at(name, rows[calls]) for name in _CALL]
+    groups = grouped(*(column.codes for column in columns))
     numbers = [loops.call_number(*_texts(columns, place)) for place in groups.first.tolist()]
     found[calls] = np.array(numbers, dtype=np.int64)[groups.of] | failed[calls]
     return found
@@ -151,20 +150,20 @@ def _parents(usage: Usage, rows: Ints) -> Ints:
     """Numbers of the parents; -1 for None."""
     if not (usage.text("parent_event_id").length[rows] >= 0).any():
         return np.full(len(rows), -1, dtype=np.int64)
-    parents = coded_of(usage, "parent_event_id", rows)
+    parents = usage.coded_at("parent_event_id", rows)
     numbers = [-1 if text is None else loops.number_of(text) for text in parents.values]
     return np.array(numbers, dtype=np.int64)[parents.codes]
 
 
 def usual_inputs(usage: Usage, baseline: Baseline | None) -> Ints:
-    """What `labels.usual_input` gives; 0 for None."""
+    """Input lengths that are usual, measured or those of agents; 0 where unknown."""
     in_task = usage.text("task_id").length >= 0
     otherwise = np.where(in_task, packaged.TASK_INPUT_TOKENS, 0)
     if baseline is None or not baseline.contexts:
         return otherwise
     every = np.arange(usage.rows)
-    columns = [coded_of(usage, name, every) for name in _CONTEXT]
-    groups = groups_of(*(column.codes for column in columns))
+    columns = [usage.coded_at(name, every) for name in _CONTEXT]
+    groups = grouped(*(column.codes for column in columns))
     measured = []
     for place in groups.first.tolist():
         operation, answered, asked = _texts(columns, place)

@@ -7,10 +7,12 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from sluice.compiled import compiled, inlined
 from sluice.metering.quantities import REQUEST_TYPES
 from sluice.wire.column_types import Bools, Coded, Column, Columns, Ints, Items, Numbers, Texts
 
 _MOST_GROUPS = 2**62
+_ONLY = np.zeros(1, dtype=np.int64)
 
 
 class Usage:
@@ -63,6 +65,18 @@ class Usage:
         """The distinct values of a field where somebody asked for them before."""
         return self._coded.get(name)
 
+    def coded_at(self, name: str, rows: Ints) -> Coded:
+        """A text field of some rows by its distinct values; there may be others among them.
+
+        Texts of other rows are not looked at, which is worth it where there are many.
+        """
+        known = self._coded.get(name)
+        if known is not None:
+            return Coded(known.codes[rows], known.values)
+        if len(rows) == 1:  # nothing to compare
+            return Coded(_ONLY, [self.text(name).one(int(rows[0]))])
+        return self.text(name).take(rows).coded()
+
     def lists(self, *names: str) -> Bools:
         """Rows where one of these lists has entries."""
         found = np.zeros(self.rows, dtype=np.bool_)
@@ -112,15 +126,48 @@ class Groups(NamedTuple):
 
 
 def grouped(*keys: Ints) -> Groups:
-    """Groups of rows that have the same keys; keys are not negative."""
+    """Groups of rows that have the same keys, in the order of their first rows.
+
+    Keys are not negative.
+    """
+    if len(keys[0]) == 1:
+        return Groups(_ONLY, _ONLY)
     whole = np.zeros(len(keys[0]), dtype=np.int64)
     size = 1
-    for key in keys:
-        width = int(key.max(initial=0)) + 1
+    for numbers in keys:
+        key, width = numbers, int(numbers.max(initial=0)) + 1
         if size * width > _MOST_GROUPS:
-            whole = np.unique(whole, return_inverse=True)[1].astype(np.int64)
-            size = len(whole)
+            whole, first = _grouped(whole)
+            key, others = _grouped(key)
+            size, width = len(first), len(others)
         whole = whole * width + key
         size *= width
-    _, first, of = np.unique(whole, return_index=True, return_inverse=True)
-    return Groups(first.astype(np.int64), of.astype(np.int64))
+    of, first = _grouped(whole)
+    return Groups(first, of)
+
+
+@compiled
+def _grouped(values: Ints) -> tuple[Ints, Ints]:
+    """The group of each number, and the first place of each group."""
+    groups = np.empty(len(values), dtype=np.int64)
+    first = np.empty(len(values), dtype=np.int64)
+    places = 2
+    while places < 2 * len(values):
+        places *= 2
+    table = np.full(places, -1, dtype=np.int64)
+    count = 0
+    for row in range(len(values)):
+        place = _mixed(values[row]) & (places - 1)
+        while table[place] >= 0 and values[first[table[place]]] != values[row]:
+            place = (place + 1) & (places - 1)
+        if table[place] < 0:
+            table[place], first[count] = count, row
+            count += 1
+        groups[row] = table[place]
+    return groups, first[:count].copy()
+
+
+@inlined
+def _mixed(number: int) -> int:
+    number = (number ^ (number >> 32)) * 0x100000001B3
+    return number ^ (number >> 29)

@@ -7,25 +7,24 @@ import numpy as np
 from sluice.metering.causes import CAUSES
 from sluice.metering.classes import RATE_CLASSES, UNCLASSIFIED
 from sluice.metering.columnar import sparse
+from sluice.metering.columnar.buckets import histogram
+from sluice.metering.columnar.columns import whole
 from sluice.metering.columnar.sparse import Found
-from sluice.metering.columnar.window_kernel import (
+from sluice.metering.columnar.window_layout import (
     CAUSES_AT,
     KEY_NAMES,
     KNOWN,
     LABEL_STEP,
-    MEASURED_AT,
     OUTCOMES,
     RISK_FLAGS,
     ROLLBACK_REASONS,
     SLO_OUTCOMES,
     SUMS,
-    TASK_TAIL,
     TASKED,
     WAYS,
 )
 from sluice.metering.columnar.windows import WindowTable, versions_of
-from sluice.metering.quantities import TOKENS
-from sluice.metering.row_sums import MEASURED
+from sluice.metering.quantities import MEASURED, TOKENS
 from sluice.metering.windows import watermark
 from sluice.wire.column_types import AnyColumn, Coded, Ints, Items, Numbers, Single
 
@@ -37,16 +36,16 @@ _PLAIN = (
     "clamped", "body_pusd", "shoulder_pusd", "tail_pusd", "good", "refused", "averted_pusd",
     "packaged", "unlabelled", "revision",
 )  # fmt: skip
-_known = np.ones(1024, dtype=np.bool_)
 _LABELS = (("outcomes", OUTCOMES), ("slo_outcomes", SLO_OUTCOMES),
            ("rollback_reasons", ROLLBACK_REASONS), ("risk_flags", RISK_FLAGS))  # fmt: skip
 
 
 def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dict[str, AnyColumn]:
     """WindowRows that cover the input below `version`, at broker time `time` (µs)."""
-    sums = table.rows.sums[slots]
+    sums = table.amounts(slots)
     book, baseline = versions_of(table, slots)
     ones = np.ones(len(slots), dtype=np.int64)
+    tasked = (table.rows.state[slots] & np.uint8(TASKED)) != 0
     of = {name: sums[:, SUM_COLUMNS[name]] for name in (*TOKENS, *_PLAIN)}
     cached = of["cache_read_input_tokens"] + of["cache_write_input_tokens"]
     return {
@@ -56,23 +55,13 @@ def row_columns(table: WindowTable, slots: Ints, time: int, version: int) -> dic
         "input_uncached_tokens": whole(of["input_tokens"] - cached),
         "output_text_tokens": whole(of["output_tokens"] - of["reasoning_output_tokens"]),
         **_measured(sums),
-        "task_tail_pusd": Numbers(
-            sums[:, TASK_TAIL], (table.rows.state[slots] & np.uint8(TASKED)) != 0
-        ),
+        "task_tail_pusd": Numbers(sums[:, SUM_COLUMNS["task_tail_pusd"]], tasked),
         **_lists(table, slots),
         "price_book_version": book,
         "baseline_version": baseline,
         "watermark": whole(watermark(time) * ones),
         "version": whole(version * ones),
     }
-
-
-def whole(values: Ints) -> Numbers:
-    """A column of numbers without a null."""
-    global _known
-    if len(values) > len(_known):
-        _known = np.ones(2 * len(values), dtype=np.bool_)
-    return Numbers(values, _known[: len(values)])
 
 
 def identities(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
@@ -84,7 +73,7 @@ def identities(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
 
 def _measured(sums: Ints) -> dict[str, AnyColumn]:
     return {
-        name: Numbers(sums[:, MEASURED_AT + kind], (sums[:, KNOWN] >> kind & 1) != 0)
+        name: Numbers(sums[:, SUM_COLUMNS[name]], (sums[:, KNOWN] >> kind & 1) != 0)
         for kind, name in enumerate(MEASURED)
     }
 
@@ -113,15 +102,6 @@ def _nonzero(row: Ints, key: Coded, value: Ints) -> Items:
     kept = value != 0
     keys = Coded(key.codes[kept], key.values)
     return Items(row[kept], {"key": keys, "value": whole(value[kept])}, is_plain=False)
-
-
-def histogram(found: Found) -> Items:
-    """Buckets in ascending order; what was taken out again is not there."""
-    kept = found.where((found.first != 0) | (found.second != 0)).ordered()
-    fields: dict[str, Single] = {
-        "bucket": whole(kept.key), "count": whole(kept.first), "cost_pusd": whole(kept.second),
-    }  # fmt: skip
-    return Items(kept.row, fields, is_plain=False)
 
 
 def _labels(table: WindowTable, found: Found) -> dict[str, AnyColumn]:

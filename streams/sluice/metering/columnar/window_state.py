@@ -8,10 +8,11 @@ from typing import Any, cast
 import numpy as np
 
 from sluice.metering.causes import CAUSES
-from sluice.metering.columnar import sparse, window_kernel
+from sluice.metering.columnar import sparse, window_upkeep
+from sluice.metering.columnar.buckets import buckets
+from sluice.metering.columnar.columns import coded_of, ends, whole
 from sluice.metering.columnar.sparse import NOTHING, Found
-from sluice.metering.columnar.texts import coded_of
-from sluice.metering.columnar.window_kernel import (
+from sluice.metering.columnar.window_layout import (
     CAUSES_AT,
     CLOSED,
     DIRTY,
@@ -28,7 +29,6 @@ from sluice.metering.columnar.window_rows import (
     CLASSES,
     SUM_COLUMNS,
     identities,
-    whole,
 )
 from sluice.metering.columnar.windows import WindowTable, versions_of
 from sluice.metering.windows import WindowKey
@@ -86,7 +86,7 @@ def key_columns(keys: Sequence[WindowKey]) -> dict[str, AnyColumn]:
 
 def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
     """Rows as columns of WINDOW_STATE: all that is needed to go on with them."""
-    rows, entries = table.rows, table.entries
+    rows, entries, sums = table.rows, table.entries, table.amounts(slots)
     book, baseline = versions_of(table, slots)
     classes = sparse.collect(rows.classes, slots, entries)
     causes = classes.where(classes.key >= CAUSES_AT)
@@ -94,15 +94,15 @@ def state_columns(table: WindowTable, slots: Ints) -> dict[str, AnyColumn]:
     labels = sparse.collect(rows.labels, slots, entries)
     return {
         **identities(table, slots),
-        **{name: whole(rows.sums[slots, place]) for name, place in SUM_COLUMNS.items()},
+        **{name: whole(sums[:, place]) for name, place in SUM_COLUMNS.items()},
         "state": whole((rows.state[slots] & _KEPT_STATE).astype(np.int64)),
         "price_book_version": book,
         "baseline_version": baseline,
         "classes": _items(classes, Coded(classes.key, list(CLASSES)), "quantity", "cost_pusd"),
         "causes": _items(causes, Coded(causes.key - CAUSES_AT, list(CAUSES)),
                          "overhead_pusd", "tail_pusd"),
-        "latency": _buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
-        "cost": _buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
+        "latency": buckets(sparse.collect_ways(rows.latency, slots, entries, WAYS)),
+        "cost": buckets(sparse.collect_ways(rows.cost, slots, entries, WAYS)),
         "labels": Items(labels.row, {
             "key": table.names.coded(labels.key % LABEL_STEP),
             "kind": whole(labels.key // LABEL_STEP), "value": whole(labels.first),
@@ -117,26 +117,19 @@ def _items(found: Found, key: Coded, first: str, second: str) -> Items:
     return Items(found.row, fields, is_plain=False)
 
 
-def _buckets(found: Found) -> Items:
-    fields: dict[str, Single] = {
-        "bucket": whole(found.key), "count": whole(found.first), "cost_pusd": whole(found.second),
-    }  # fmt: skip
-    return Items(found.row, fields, is_plain=False)
-
-
 def load(table: WindowTable, columns: Mapping[str, Column], rows: int) -> None:
     """Take rows of WINDOW_STATE, in the order of their log; a later one replaces an earlier."""
     slots = table.open(_stored_keys(table, columns))
     stored = _stored(table, columns, rows)
     listed = (stored.classes, stored.latency, stored.cost, stored.labels)
     table.entries = sparse.with_room(table.entries, sum(len(one.key) for one in listed))
-    window_kernel.load(table.rows, table.entries, slots, stored)
+    window_upkeep.load(table.rows, table.entries, slots, stored)
 
 
 def drop(table: WindowTable, columns: Mapping[str, Column]) -> None:
     """Forget the rows whose keys these columns of WINDOW_KEY are."""
     slots = table.find(_stored_keys(table, columns))
-    window_kernel.leave(table.rows, table.entries, np.unique(slots[slots >= 0]))
+    window_upkeep.leave(table.rows, table.entries, np.unique(slots[slots >= 0]))
 
 
 def _stored_keys(table: WindowTable, columns: Mapping[str, Column]) -> Keys:
@@ -169,12 +162,12 @@ def _classes(columns: Mapping[str, Column], rows: int) -> Listed:
     first = np.concatenate([_field(classes, "quantity"), _field(causes, "overhead_pusd")])
     second = np.concatenate([_field(classes, "cost_pusd"), _field(causes, "tail_pusd")])
     order = np.argsort(row, kind="stable")
-    return Listed(_ends(row, rows), key[order], first[order], second[order])
+    return Listed(ends(row, rows), key[order], first[order], second[order])
 
 
 def _histogram_of(column: Column, rows: int) -> Listed:
     items = _list(column)
-    return Listed(_ends(items.row, rows), *(_field(items, n) for n in ("bucket", "count",
+    return Listed(ends(items.row, rows), *(_field(items, n) for n in ("bucket", "count",
                                                                        "cost_pusd")))  # fmt: skip
 
 
@@ -182,12 +175,10 @@ def _labels_of(table: WindowTable, column: Column, rows: int) -> Listed:
     items = _list(column)
     if not len(items.row):
         none = np.zeros(0, dtype=np.int64)
-        return Listed(_ends(items.row, rows), none, none, none)
+        return Listed(ends(items.row, rows), none, none, none)
     ids = table.names.numbers(_texts(items.fields["key"]).coded())
     value = _field(items, "value")
-    return Listed(
-        _ends(items.row, rows), _field(items, "kind") * LABEL_STEP + ids, value, 0 * value
-    )
+    return Listed(ends(items.row, rows), _field(items, "kind") * LABEL_STEP + ids, value, 0 * value)
 
 
 def _places(items: Items, names: Sequence[str]) -> Ints:
@@ -200,11 +191,6 @@ def _places(items: Items, names: Sequence[str]) -> Ints:
 
 def _field(items: Items, name: str) -> Ints:
     return _numbers(items.fields[name]) if len(items.row) else np.zeros(0, dtype=np.int64)
-
-
-def _ends(row: Ints, rows: int) -> Ints:
-    ends: Ints = np.cumsum(np.bincount(row, minlength=rows)).astype(np.int64)
-    return ends
 
 
 def _list(column: Column) -> Items:

@@ -10,33 +10,37 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from sluice.metering.columnar import sparse, window_kernel
+from sluice.metering.columnar import sparse, window_adding, window_upkeep
 from sluice.metering.columnar.names import EMPTY, NONE, Names
 from sluice.metering.columnar.sparse import Entries
 from sluice.metering.columnar.usage import Usage
-from sluice.metering.columnar.window_kernel import (
+from sluice.metering.columnar.window_layout import (
     AVERTED,
     BASELINE,
     BOOK,
     CHANGED,
     CLOSED,
     DIRTY,
-    GROSS,
     KEY_NAMES,
+    LABEL_STEP,
     LIVE,
-    MEASURED_AT,
     REFUSED,
     ROWS_LIVE,
     ROWS_USED,
     SUMS,
-    TASK_TAIL,
-    TOKENS_AT,
     Added,
     Keys,
     Rows,
 )
-from sluice.metering.row_sums import MAX_LABELS, OTHER
-from sluice.metering.windows import DELAY_US, FUTURE_US, WINDOW_US, WindowKey
+from sluice.metering.quantities import MEASURED, TOKENS
+from sluice.metering.windows import (
+    DELAY_US,
+    FUTURE_US,
+    MAX_LABELS,
+    OTHER,
+    WINDOW_US,
+    WindowKey,
+)
 from sluice.money import checked_sum
 from sluice.wire.column_types import Bools, Coded, Ints
 
@@ -52,7 +56,7 @@ class WindowTable:
     def __init__(self, lateness_us: int) -> None:
         self.lateness_us = lateness_us
         self.names = Names()
-        self.rows: Rows = window_kernel.made(_FIRST_ROWS)
+        self.rows: Rows = window_upkeep.made(_FIRST_ROWS)
         self.entries: Entries = sparse.made(_FIRST_ENTRIES)
         self._gone: list[WindowKey] = []
 
@@ -96,22 +100,22 @@ class WindowTable:
 
     def find(self, keys: Keys) -> Ints:
         """Slots of rows, -1 where there is none."""
-        return window_kernel.find(self.rows, keys, False)
+        return window_upkeep.find(self.rows, keys, False)
 
     def open(self, keys: Keys) -> Ints:
         """Slots of rows, which are made where there are none."""
-        self.rows = window_kernel.with_room(self.rows, len(keys.start))
-        return window_kernel.find(self.rows, keys, True)
+        self.rows = window_upkeep.with_room(self.rows, len(keys.start))
+        return window_upkeep.find(self.rows, keys, True)
 
     def most(self, slots: Ints) -> float:
         """The largest amount in any of these rows; -1 stands for a row that is not there."""
-        return window_kernel.most(self.rows, slots)
+        return window_upkeep.most(self.rows, slots)
 
     def refusals(self, slot: int) -> tuple[int, int]:
         """Refused requests and averted money of a row; -1 stands for one that is not there."""
         if slot < 0:
             return 0, 0
-        return int(self.rows.sums[slot, REFUSED]), int(self.rows.sums[slot, AVERTED])
+        return int(self.rows.rare[slot, REFUSED]), int(self.rows.rare[slot, AVERTED])
 
     def check(self, run: Added, task_tail_pusd: int) -> None:
         """Raise OverflowError where a row cannot take the run's only event; slot -1: a new row.
@@ -119,16 +123,22 @@ class WindowTable:
         `task_tail_pusd` is the most that it can move the tail of its task.
         """
         slot = int(run.slot[0])
-        have = [0] * len(SUMS) if slot < 0 else self.rows.sums[slot].tolist()
-        for place, amount in enumerate(run.tokens[:, 0].tolist(), TOKENS_AT):
-            checked_sum(have[place], amount)
-        for place, amount in enumerate(run.measured[:, 0].tolist(), MEASURED_AT):
-            checked_sum(have[place], amount)
+        have = dict.fromkeys(SUMS, 0)
+        if slot >= 0:
+            have = dict(zip(SUMS, self.amounts(run.slot)[0].tolist(), strict=True))
+        counted = ((TOKENS, run.tokens), (MEASURED, run.measured))
+        for names, amounts in counted:
+            for name, amount in zip(names, amounts[:, 0].tolist(), strict=True):
+                checked_sum(have[name], amount)
         classes = {} if slot < 0 else self._quantities(slot)
         for key, quantity in zip(run.part_key.tolist(), run.part_quantity.tolist(), strict=True):
             checked_sum(classes.get(key, 0), quantity)
-        checked_sum(have[GROSS], _gross(run))
-        checked_sum(abs(have[TASK_TAIL]), task_tail_pusd)
+        checked_sum(have["gross_pusd"], _gross(run))
+        checked_sum(abs(have["task_tail_pusd"]), task_tail_pusd)
+
+    def amounts(self, slots: Ints) -> Ints:
+        """Sums of rows, in the order of SUMS."""
+        return np.concatenate([self.rows.sums[slots], self.rows.rare[slots]], axis=1)
 
     def _quantities(self, slot: int) -> dict[int, int]:
         found = sparse.collect(self.rows.classes, np.array([slot]), self.entries)
@@ -139,11 +149,11 @@ class WindowTable:
         events, listed = len(run.slot), len(run.part_key) + len(run.flag)
         self.entries = sparse.with_room(self.entries, _ENTRIES_PER_EVENT * events + listed)
         versions = self.names.number(book), self.names.number(baseline)
-        window_kernel.add(self.rows, self.entries, run, *versions, self.names.number(OTHER))
+        window_adding.add(self.rows, self.entries, run, *versions, self.names.number(OTHER))
 
     def refuse(self, slots: Ints, requests: Ints, averted_pusd: Ints) -> None:
         """Add reports of refused requests; no sum leaves 64 bits."""
-        window_kernel.refuse(self.rows, slots, requests, averted_pusd)
+        window_adding.refuse(self.rows, slots, requests, averted_pusd)
 
     # ---- time
 
@@ -179,7 +189,7 @@ class WindowTable:
         slots = slots[over[lanes]] if len(slots) else slots
         if len(slots):
             self._gone += self.keys(slots)
-            window_kernel.leave(self.rows, self.entries, slots)
+            window_upkeep.leave(self.rows, self.entries, slots)
         self._forget_names()
         return len(slots)
 
@@ -235,8 +245,8 @@ class WindowTable:
         table = self.rows.names[live]
         labels = sparse.collect(self.rows.labels, live, self.entries).key
         used = np.zeros(len(self.names), dtype=np.bool_)
-        used[table[table >= 0]] = used[labels % window_kernel.LABEL_STEP] = True
-        window_kernel.rename(self.rows, self.entries, live, self.names.keep(used))
+        used[table[table >= 0]] = used[labels % LABEL_STEP] = True
+        window_upkeep.rename(self.rows, self.entries, live, self.names.keep(used))
 
 
 def versions_of(table: WindowTable, slots: Ints) -> tuple[Coded, Coded]:
@@ -247,7 +257,7 @@ def versions_of(table: WindowTable, slots: Ints) -> tuple[Coded, Coded]:
 
 
 def _gross(run: Added) -> int:
-    """A bound of every amount of money that the only event moves; see `row_sums`."""
+    """A bound of every amount of money that the only event moves; see `window_adding`."""
     cost = abs(int(run.cost_pusd[0]))
     moved = 2 * abs(int(run.original_pusd[0])) + cost if run.correction[0] else cost
     classes: int = sum(abs(part) for part in run.part_cost.tolist())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.laws.one_by_one_tasks import TaskSums, look_at
 
 from sluice.enforcement.policy_ladder import PAIRS
 from sluice.enforcement.signals import drift, jitter
@@ -23,7 +24,7 @@ from sluice.enforcement.signals.tasks import (
     task_cost,
 )
 from sluice.metering.histogram import bucket_of
-from sluice.metering.tasks import TaskLook, TaskSums, look_at
+from sluice.metering.tasks import TaskLook
 from sluice.money import INT64_MAX
 
 HOUR_US = 3_600_000_000

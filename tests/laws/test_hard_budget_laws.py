@@ -1,0 +1,165 @@
+"""Hard budgets end to end in memory: real admission points and a real partition, one topic between.
+
+The law of overshoot: what is settled beyond the limit is at most what requests took beyond what
+they had reserved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import TOPICS, FakeReferences, activate, partition, policy, record, tick
+from tests.unit.admission.messages import Clock
+
+from sluice.admission.point import AdmissionPoint
+from sluice.admission.reservation import Reservation
+from sluice.admission.verdict import AdmissionRequest, Refused
+from sluice.metering.prices import default_book
+from sluice.wire.codec import decode, encode
+
+LIMITS = {"tenant": 1000, "project": 700}
+POLICY = policy("""
+policy_id: hard
+budgets:
+  - budget_id: tenant
+    scope: [tenant_id]
+    limit: "0.000000001"
+    period: day
+    hard: true
+    lease_wait_ms: 0
+  - budget_id: project
+    scope: [tenant_id, project_id]
+    limit: "0.0000000007"
+    period: day
+    hard: true
+    lease_wait_ms: 0
+    parent: tenant
+""")
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.sampled_from("ab"), st.sampled_from("pq"),
+                  st.integers(1, 300)),
+        st.tuples(st.just("commit"), st.sampled_from("ab"), st.just(""), st.integers(0, 150)),
+        st.tuples(st.just("release"), st.sampled_from("ab"), st.just(""), st.just(0)),
+        st.tuples(st.just("wait"), st.just(""), st.just(""), st.sampled_from([1, 6, 6, 70, 200])),
+    ),
+    max_size=50,
+)  # fmt: skip
+
+
+class House:
+    """Two gateways and a meter."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        references = FakeReferences()
+        self.part = partition(references)
+        self.offset = 0
+        self.points: dict[str, AdmissionPoint] = {}
+        self.running: dict[str, list[tuple[Reservation, int]]] = {"a": [], "b": []}
+        self.bound = self.admitted = 0
+        for name in self.running:
+            point = AdmissionPoint(None, Wire(self, name), clock=self.clock)
+            point.adopt(point.empty_state())
+            self.points[name] = point
+        for put in (default_book(), POLICY):
+            self.apply(activate(self.offset, references.put(put)))
+
+    def apply(self, made: Any) -> None:
+        """One record of the topic, and what it does to the gateways."""
+        self.offset += 1
+        self.part.apply([made])
+        for out in self.part.take():
+            if out.topic == TOPICS.control:
+                for point in self.points.values():
+                    point.apply(0, out.key, out.value)
+
+    def step(self, what: str, name: str, project: str, number: int) -> None:
+        if what == "wait":
+            self.clock.now += number * 1_000_000
+            self.apply(tick(self.offset, self.clock.now))
+            for point in self.points.values():
+                point.report()
+        elif what == "reserve":
+            request = AdmissionRequest("acme", project, "m", estimated_cost_pusd=number)
+            try:
+                self.running[name].append((self.points[name].reserve(request), number))
+                self.admitted += 1
+            except Refused:
+                pass
+        elif self.running[name]:
+            reservation, reserved = self.running[name].pop(0)
+            if what == "release":
+                reservation.release()
+                return
+            spent = reserved * number // 100
+            self.bound += max(0, spent - reserved)
+            reservation.commit(cost_pusd=spent, cost_source="provider")
+
+    def settled(self) -> dict[str, int]:
+        """The largest sum of any ledger of each budget."""
+        found = dict.fromkeys(LIMITS, 0)
+        for key, ledger in self.part.state.ledgers.items():
+            found[key.budget_id] = max(found[key.budget_id], ledger.settled)
+        return found
+
+
+class Wire:
+    """An emitter that writes into the topic at once."""
+
+    def __init__(self, house: House, source: str) -> None:
+        self._house = house
+        self.source, self.source_epoch = source, f"{source}1"
+        self._seq = 0
+
+    def emit(self, event: Mapping[str, Any]) -> None:
+        """Usage, with the next number."""
+        self._seq += 1
+        own = {"source": self.source, "source_epoch": self.source_epoch, "source_seq": self._seq}
+        fields = {"event_id": f"{self.source}-{self._seq}", **event, **own}
+        self._put(fields, "UsageEvent")
+
+    def report(self, report: Mapping[str, Any]) -> str:
+        """A report, behind all usage so far."""
+        own = {"holder": self.source, "source_epoch": self.source_epoch, "last_seq": self._seq}
+        self._put({**report, **own}, "HolderReport")
+        return self.source_epoch
+
+    def _put(self, fields: dict[str, Any], name: str) -> None:
+        house = self._house
+        fields = decode(encode(name, fields))[1]
+        house.apply(record(house.offset, fields, at=house.clock.now, name=name))
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn=steps)
+def test_overshoot_is_what_requests_took_beyond_their_reservation(
+    drawn: list[tuple[str, str, str, int]],
+) -> None:
+    """Of the tenant and of each project, however requests, reports and silences fall together."""
+    house = House()
+    for step in drawn:
+        house.step(*step)
+        for budget_id, settled in house.settled().items():
+            assert settled <= LIMITS[budget_id] + house.bound, budget_id
+
+
+def test_a_budget_is_used_up_and_not_overrun() -> None:
+    """Two gateways that never stop asking spend all but less than one request, and no more."""
+    house = House()
+    for _ in range(120):
+        for name in "ab":
+            house.step("reserve", name, "p", 30)
+            house.step("reserve", name, "q", 30)
+            house.step("commit", name, "", 100)
+            house.step("commit", name, "", 100)
+        house.step("wait", "", "", 6)
+    settled = house.settled()
+    over = max(0, settled["tenant"] - LIMITS["tenant"])
+    print(f"overshoot measured / bound: {over} / {house.bound} pusd")
+    assert house.bound == 0
+    assert 1000 - 30 < settled["tenant"] <= 1000
