@@ -209,17 +209,20 @@ def test_a_border_of_periods_opens_no_gap(drawn: list[tuple[str, int, int]]) -> 
 
 
 DAY = MINUTES.replace("minute", "day").replace("limit: 40", "limit: 1000")
-HOLDERS = "abc"
+# What holders want in the end. Some rounds of reports later everybody has a fair share of the rest:
+# what one gave back is there for others two seconds after.
+WANTS = {"a": 200, "b": 300, "c": 400}
+HOLDERS = tuple(WANTS)
 FINAL_ROUNDS = 4
 
 
-def said(holder: str, seq: int, wants: int, in_flight: int = 0) -> dict[str, Any]:
-    """A report of a holder that has emitted `seq` events."""
+def said(holder: str, seq: int, own: int, wants: int, in_flight: int = 0) -> dict[str, Any]:
+    """A report of a holder that has emitted `seq` events and used `own` tokens."""
     return {
         "holder": holder, "holder_slot": holder, "tenant_id": "acme", "source_epoch": "e1",
         "policy_id": "hard", "budget_ids": ["day"], "scope": "tenant_id=acme",
         "period": "2027-01-15", "unit": "tokens", "wants": wants, "in_flight_reserved": in_flight,
-        "interim_spend": 0, "last_seq": seq, "closing": False,
+        "interim_spend": 0, "last_seq": seq, "closing": False, "committed": own,
     }  # fmt: skip
 
 
@@ -234,17 +237,29 @@ disorder = st.lists(st.tuples(st.integers(0, 30), st.integers(-1, 30)), min_size
 def messages(drawn: list[tuple[str, bool, int]]) -> list[tuple[str, dict[str, Any]]]:
     """Usage and reports in the order in which they were made."""
     made: list[tuple[str, dict[str, Any]]] = []
-    seq: Counter[str] = Counter()
+    seq, own = Counter[str](), Counter[str]()
     for holder, uses, number in drawn:
         if uses:
             seq[holder] += 1
+            own[holder] += number
             made.append(("UsageEvent", usage(
                 seq[holder], source=holder, input_tokens=number, output_tokens=0,
                 event_id=f"{holder}{seq[holder]}",
             )))  # fmt: skip
         else:
-            made.append(("HolderReport", said(holder, seq[holder], number, number // 2)))
+            made.append(
+                ("HolderReport", said(holder, seq[holder], own[holder], number, number // 2))
+            )
     return made
+
+
+def own_use(sent: list[tuple[str, dict[str, Any]]]) -> Counter[str]:
+    """What each holder has used."""
+    own = Counter(dict.fromkeys(HOLDERS, 0))
+    for name, event in sent:
+        if name == "UsageEvent":
+            own[event["source"]] += event["input_tokens"]
+    return own
 
 
 def arrived(
@@ -269,8 +284,9 @@ def ended(
                 activate(1, references.put(policy(DAY)))])  # fmt: skip
     tail: list[tuple[str, dict[str, Any]]] = []
     seq = Counter(event["source"] for name, event in sent if name == "UsageEvent")
+    own = own_use(sent)
     for _ in range(FINAL_ROUNDS):
-        tail += [("HolderReport", said(h, seq[h], 100 * n)) for n, h in enumerate(HOLDERS, 2)]
+        tail += [("HolderReport", said(h, seq[h], own[h], WANTS[h])) for h in HOLDERS]
     grants: dict[str, int] = {}
     for offset, (name, fields) in enumerate([*came, *tail], 2):
         last = offset - 2 >= len(came)
@@ -296,12 +312,8 @@ def test_order_and_repetition_change_nothing_in_the_end(
     sent = messages(drawn)
     calm = ended(sent, sent)
     assert ended(arrived(sent, moved), sent) == calm
-    own = Counter(dict.fromkeys(HOLDERS, 0))
-    for name, event in sent:
-        if name == "UsageEvent":
-            own[event["source"]] += event["input_tokens"]
-    room = max(0, 1000 - own.total())
-    shares = shared_out(room, {h: 100 * n for n, h in enumerate(HOLDERS, 2)})
+    own = own_use(sent)
+    shares = shared_out(max(0, 1000 - own.total()), WANTS)
     assert calm == ({h: own[h] + shares[h] for h in HOLDERS}, own.total())
 
 
