@@ -213,3 +213,33 @@ def test_many_gateways_leave_less_than_one_request() -> None:
     left = 1000 - house.settled()["tenant"]
     print(f"left over / largest request: {left} / 96 pusd")
     assert 0 <= left < 96
+
+
+def test_usage_that_nobody_reserved_gives_no_room() -> None:
+    """Usage of the process beside its reservations counts, and is not there to be spent again."""
+    house = House("a", ALONE)
+    house.step("reserve", "a", "p", 100)
+    house.step("commit", "a", "", 100)
+    now = house.clock.now
+    house.wires["a"].emit({
+        "event_type": "inference", "occurred_at": now, "started_at": now, "tenant_id": "acme",
+        "project_id": "p", "operation_name": "chat", "provider_name": "", "request_model": "m",
+        "outcome": "ok", "cost_pusd": 400, "cost_source": "provider",
+    })  # fmt: skip
+    for _ in range(30):
+        house.step("wait", "", "", 1)
+        house.step("reserve", "a", "p", 100)
+        house.step("commit", "a", "", 100)
+    assert 900 < house.settled()["tenant"] <= 1000
+
+
+def test_what_has_no_price_is_limited_by_its_estimates() -> None:
+    """The meter counts nothing, the gateway its reservations; they end at the limit."""
+    house = House("a", ALONE)
+    for _ in range(60):
+        house.step("wait", "", "", 1)
+        house.step("reserve", "a", "p", 50)
+        for reservation, _reserved in house.running["a"]:
+            reservation.commit(input_tokens=1)
+        house.running["a"].clear()
+    assert (house.admitted, house.settled()["tenant"]) == (20, 0)

@@ -104,16 +104,20 @@ def is_stale(lease: Lease, report: Report) -> bool:
     return lease.phase == CLOSED or lease.closing or report.last_seq < lease.last_seq
 
 
-def hear(lease: Lease, report: Report, time: int, *, is_whole: bool) -> None:
+def hear(
+    lease: Lease, report: Report, time: int, *, is_whole: bool, is_priced: bool = True
+) -> None:
     """Take what a holder says at broker time `time` (µs).
 
     `is_whole`: all usage that it speaks of has been seen, so that a difference is one of counting.
-    Else what it counts and the meter does not is still on its way.
+    Else what it counts and the meter does not is still on its way. Where not everything has a price
+    (`is_priced`), what it counts beyond the meter stays counted: nobody else limits it.
     """
     spent = max(lease.settled, 0)
     if report.committed is not None:
         if is_whole:
-            lease.drift = clamped(report.committed - lease.settled)
+            drift = clamped(report.committed - lease.settled)
+            lease.drift = drift if is_priced else min(drift, 0)
         spent = max(spent, report.committed - lease.drift)
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
     lease.per_request = report.per_request

@@ -146,7 +146,8 @@ class Leasing:
         if leases.is_stale(lease, report):
             return False
         is_whole = self._is_whole(key, report.last_seq)
-        leases.hear(lease, report, self._state.header.time, is_whole=is_whole)
+        is_priced = not chain[0].ledger.unpriced
+        leases.hear(lease, report, self._state.header.time, is_whole=is_whole, is_priced=is_priced)
         lease.ends_at = max(lease.ends_at, self._ends_at(key, chain[0].ledger))
         if report.closing:
             self._begin_closing(key, lease)
