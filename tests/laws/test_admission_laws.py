@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import itertools
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.admission.messages import NOW, decision, key_of
 
@@ -63,7 +65,35 @@ def test_what_was_lifted_comes_back_only_with_a_higher_version(
             highest[tenant] = version
             held[tenant] = f"{tenant}-{version[0]}-{version[1]}"
     assert in_force(state) == held
-    assert len(state._lookups) == bool(held)
+    assert len(state._groups) == len(held), "nothing is left of what was lifted"
+
+
+FIELDS = ("tenant_id", "project_id", "model")
+scopes = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from("ab"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | scopes), max_size=40))
+def test_what_meets_a_request_is_found_whatever_came_and_went(
+    messages: list[tuple[int, dict[str, str] | None]],
+) -> None:
+    """As by looking at every decision: of one tenant or any, moved between scopes and lifted."""
+    state, held = ControlState(), dict[int, dict[str, str]]()
+    for sequence, (number, scope) in enumerate(messages, 1):
+        key = f"decision|p|r{number}|enforce||".encode()
+        if scope is None:
+            state.apply(0, key, None, NOW)
+            held.pop(number, None)
+            continue
+        put = decision(scope=scope, decision_id=str(number), epoch=1, sequence=sequence)
+        state.apply(0, key, put, NOW)
+        held[number] = scope
+    for values in itertools.product("abc", repeat=len(FIELDS)):
+        asked = dict(zip(FIELDS, values, strict=True))
+        request = AdmissionRequest(**asked)
+        found = sorted(int(match.decision.decision_id) for match in state.matching(request, NOW))
+        assert found == sorted(n for n, scope in held.items() if scope.items() <= asked.items())
+    assert bool(state._of_any.table) == any("tenant_id" not in scope for scope in held.values())
 
 
 steps = st.lists(st.tuples(st.integers(0, 20_000_000), st.integers(1, 5)), max_size=60)

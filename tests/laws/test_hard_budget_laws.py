@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.builders import TOPICS, FakeReferences, activate, partition, policy, record, tick
 from tests.unit.admission.messages import Clock
@@ -19,6 +19,7 @@ from sluice.admission.point import AdmissionPoint
 from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import AdmissionRequest, Refused
 from sluice.enforcement.policy import Policy
+from sluice.errors import OutsideError
 from sluice.metering.prices import default_book
 from sluice.wire.codec import decode, encode
 
@@ -47,10 +48,19 @@ steps = st.lists(
                   st.integers(1, 300)),
         st.tuples(st.just("commit"), st.sampled_from("ab"), st.just(""), st.integers(0, 150)),
         st.tuples(st.just("release"), st.sampled_from("ab"), st.just(""), st.just(0)),
+        st.tuples(st.just("cut"), st.sampled_from("ab"), st.just(""), st.integers(0, 1)),
+        st.tuples(st.just("pause"), st.just(""), st.just(""), st.integers(1, 6)),
         st.tuples(st.just("wait"), st.just(""), st.just(""), st.sampled_from([1, 6, 6, 70, 200])),
     ),
     max_size=50,
 )  # fmt: skip
+# What was spent while nothing could be emitted is told after much else was spent.
+TOLD_LATE = [
+    ("reserve", "a", "p", 300), ("pause", "", "", 1), ("reserve", "a", "p", 10),
+    ("cut", "a", "", 1), ("commit", "a", "", 100), ("cut", "a", "", 0), ("commit", "a", "", 100),
+    *[("pause", "", "", 1), ("reserve", "a", "p", 150), ("commit", "a", "", 100)] * 6,
+    ("wait", "", "", 6),
+]  # fmt: skip
 
 
 class House:
@@ -62,12 +72,11 @@ class House:
         self.part = partition(references)
         self.offset = 0
         self.points: dict[str, AdmissionPoint] = {}
-        self.wires: dict[str, Wire] = {}
+        self.wires = {name: Wire(self, name) for name in names}
         self.running: dict[str, list[tuple[Reservation, int]]] = {name: [] for name in names}
         self.bound = self.admitted = 0
         for name in self.running:
-            wire = self.wires[name] = Wire(self, name)
-            point = AdmissionPoint(None, wire, clock=self.clock)
+            point = AdmissionPoint(None, self.wires[name], clock=self.clock)
             point.adopt(point.empty_state())
             self.points[name] = point
         for put in (default_book(), in_force):
@@ -83,7 +92,9 @@ class House:
                     point.apply(0, out.key, out.value)
 
     def step(self, what: str, name: str, project: str, number: int) -> None:
-        if what == "wait":
+        if what == "pause":
+            self.clock.now += number * 1_000_000
+        elif what == "wait":
             self.clock.now += number * 1_000_000
             self.apply(tick(self.offset, self.clock.now))
             for point in self.points.values():
@@ -95,6 +106,8 @@ class House:
                 self.admitted += 1
             except Refused:
                 pass
+        elif what == "cut":
+            self.wires[name].away = bool(number)
         elif self.running[name]:
             reservation, reserved = self.running[name].pop(0)
             if what == "release":
@@ -102,7 +115,11 @@ class House:
                 return
             spent = reserved * number // 100
             self.bound += max(0, spent - reserved)
-            reservation.commit(cost_pusd=spent, cost_source="provider")
+            try:
+                with reservation:
+                    reservation.progress(cost_pusd=spent, cost_source="provider")
+            except OutsideError:
+                pass  # its event goes with a later report
 
     def settled(self) -> dict[str, int]:
         """The largest sum of any ledger of each budget."""
@@ -113,15 +130,17 @@ class House:
 
 
 class Wire:
-    """An emitter that writes into the topic at once."""
+    """An emitter that writes into the topic at once, and takes nothing while `away`."""
 
     def __init__(self, house: House, source: str) -> None:
         self._house = house
         self.source, self.source_epoch = source, f"{source}1"
+        self.away = False
         self._seq = 0
 
     def emit(self, event: Mapping[str, Any]) -> None:
         """Usage, with the next number."""
+        self._stop_if_away()
         self._seq += 1
         own = {"source": self.source, "source_epoch": self.source_epoch, "source_seq": self._seq}
         fields = {"event_id": f"{self.source}-{self._seq}", **event, **own}
@@ -129,9 +148,14 @@ class Wire:
 
     def report(self, report: Mapping[str, Any]) -> str:
         """A report, behind all usage so far."""
+        self._stop_if_away()
         own = {"holder": self.source, "source_epoch": self.source_epoch, "last_seq": self._seq}
         self._put({**report, **own}, "HolderReport")
         return self.source_epoch
+
+    def _stop_if_away(self) -> None:
+        if self.away:
+            raise OutsideError("the spool is full")
 
     def _put(self, fields: dict[str, Any], name: str) -> None:
         house = self._house
@@ -141,10 +165,11 @@ class Wire:
 
 @settings(max_examples=100, deadline=None)
 @given(drawn=steps)
+@example(drawn=TOLD_LATE)
 def test_overshoot_is_what_requests_took_beyond_their_reservation(
     drawn: list[tuple[str, str, str, int]],
 ) -> None:
-    """Of the tenant and of each project, however requests, reports and silences fall together."""
+    """Of the tenant and of each project, however requests, reports, silences and cuts fall."""
     house = House()
     for step in drawn:
         house.step(*step)

@@ -101,6 +101,8 @@ class Account:
         self.interim = 0
         self.waiting = 0
         self.overshoot = 0
+        # Spent, and its usage event was not emitted yet: the grantor cannot count it as spent.
+        self.untold = 0
         self.ever_granted = False
         self.reported_at: int | None = None
         self._burn = Burn()
@@ -180,8 +182,9 @@ class Account:
         return max(self._burn.within_minute(now), self.waiting)
 
     def in_use(self, now: int) -> bool:
-        """Whether anything was taken within the last minute or still runs."""
-        return bool(self.reserved or self.waiting or self._burn.within_minute(now))
+        """Whether anything was taken within the last minute, still runs or is still to be told."""
+        held = self.reserved or self.waiting or self.untold
+        return bool(held or self._burn.within_minute(now))
 
     def over(self, now: int) -> bool:
         """Whether its period has ended and nothing of it runs any more."""
@@ -224,8 +227,8 @@ class Account:
             "holder_slot": holder_slot, "tenant_id": self.tenant_id,
             "policy_id": self.key.policy_id, "budget_ids": [self.key.budget_id],
             "scope": self.key.scope, "period": self.key.period_id, "unit": self.key.unit,
-            "wants": self._wanted, "committed": self.committed,
-            "in_flight_reserved": self.reserved, "interim_spend": self.interim,
+            "wants": self._wanted, "in_flight_reserved": self.reserved + self.untold,
+            "interim_spend": self.interim, "committed": self.committed - self.untold,
             "per_request": self._per_request(now),
             "closing": closing,
         }  # fmt: skip

@@ -24,7 +24,6 @@ class Caps:
 
 
 NO_CAPS = Caps()
-MAX_COMBINATIONS = 10_000
 
 
 def caps_of(params: Mapping[str, Any]) -> Caps:
@@ -52,32 +51,17 @@ def merged(several: Sequence[Caps]) -> Caps:
     """
     if len(several) < 2:
         return several[0] if several else NO_CAPS
-    # Decisions that say the same share their caps, so few combinations come up; what stands
-    # beside the result keeps the ids its own.
-    key = tuple(map(id, several))
-    known = _merged.get(key)
-    if known is None:
-        if len(_merged) >= MAX_COMBINATIONS:
-            _merged.clear()
-        known = _merged[key] = (_together(several), several)
-    return known[0]
-
-
-_merged: dict[tuple[int, ...], tuple[Caps, Sequence[Caps]]] = {}
-
-
-def _together(some: Sequence[Caps]) -> Caps:
     return Caps(
-        max_tokens=_smallest(c.max_tokens for c in some),
-        fallback_models=next((c.fallback_models for c in some if c.fallback_models), ()),
-        queue_timeout_ms=_smallest(c.queue_timeout_ms for c in some),
-        queue_depth=_smallest(c.queue_depth for c in some),
-        priority=_first(c.priority for c in some),
-        pool=_first(c.pool for c in some),
-        tool_denylist=frozenset().union(*(c.tool_denylist for c in some)),
-        max_steps_remaining=_smallest(c.max_steps_remaining for c in some),
-        verify=any(c.verify for c in some),
-        boundary=_first(c.boundary for c in some),
+        max_tokens=_smallest(c.max_tokens for c in several),
+        fallback_models=next((c.fallback_models for c in several if c.fallback_models), ()),
+        queue_timeout_ms=_smallest(c.queue_timeout_ms for c in several),
+        queue_depth=_smallest(c.queue_depth for c in several),
+        priority=_first(c.priority for c in several),
+        pool=_first(c.pool for c in several),
+        tool_denylist=frozenset().union(*(c.tool_denylist for c in several)),
+        max_steps_remaining=_smallest(c.max_steps_remaining for c in several),
+        verify=any(c.verify for c in several),
+        boundary=_first(c.boundary for c in several),
     )
 
 

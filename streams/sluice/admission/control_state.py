@@ -24,14 +24,28 @@ from sluice.wire.fast_reader import read_value
 # Lifted keys whose last version is remembered; beyond it the longest lifted are forgotten.
 MAX_LIFTED = 65_536
 
-Table = dict[Any, tuple[Decision, ...]]
-
 
 class Match(NamedTuple):
     """A decision that is in force for a request, and what it does."""
 
     decision: Decision
     effect: Effect
+
+
+# Decisions, each with what it does in its time, by number of a set of scope fields and values.
+Table = dict[tuple[int, Any], tuple[Match, ...]]
+# How to look a request up: numbers of sets of scope fields, and what reads their values of it.
+Lookups = tuple[tuple[int, Callable[[Any], Any]], ...]
+
+
+class Group:
+    """Decisions about one tenant, or about any, by the other fields of their scopes."""
+
+    __slots__ = ("lookups", "table")
+
+    def __init__(self) -> None:
+        self.lookups: Lookups = ()
+        self.table: Table = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +79,12 @@ class ControlState:
         self._lifted: OrderedDict[bytes, Version] = OrderedDict()
         self._beats: dict[int, tuple[int, int, int]] = {}
         self._oldest_heard_at: int | None = None
-        self._tables: dict[tuple[str, ...], Table] = {}
-        self._lookups: tuple[tuple[Callable[[Any], Any], Table], ...] = ()
+        # By tenant, so that what one request meets lies together, and most find nothing at once.
+        self._groups: dict[str, Group] = {}
+        self._of_any = Group()
+        self._numbers: dict[tuple[str, ...], int] = {}
+        # Most tenants have the same sets of fields, and share how they are looked up.
+        self._lookups: dict[tuple[Lookups, int], Lookups] = {}
 
     def apply(
         self, partition: int, key: bytes | None, value: bytes | None, now: int
@@ -104,17 +122,14 @@ class ControlState:
     def matching(self, request: Any, now: int) -> list[Match]:
         """Decisions in force for a request, whose attributes are the scope fields.
 
-        Costs one look-up per distinct set of scope fields, however many decisions there are.
+        Costs one look-up per set of scope fields that its tenant has, however many decisions.
         """
-        found = []
-        for values_of, table in self._lookups:
-            held = table.get(values_of(request))
-            if held is not None:
-                for decision in held:
-                    if decision.starts_at <= now < decision.expires_at:
-                        found.append(Match(decision, decision.effect))
-                    elif (effect := decision.effect_at(now)) is not None:
-                        found.append(Match(decision, effect))
+        found: list[Match] = []
+        group = self._groups.get(request.tenant_id)
+        if group is not None:
+            _find(group, request, now, found)
+        if self._of_any.lookups:
+            _find(self._of_any, request, now, found)
         return found
 
     def staleness(self, now: int) -> int | None:
@@ -203,39 +218,70 @@ class ControlState:
             self._oldest_heard_at = min(self.heard_at.values())
 
     def _index(self, decision: Decision) -> None:
-        table = self._tables.setdefault(_fields(decision), {})
-        values = _values(decision)
-        held = table.get(values)
-        if held is None:
-            table[values] = (decision,)
-        else:
-            table[values] = (*(d for d in held if d.key != decision.key), decision)
-        if len(self._tables) != len(self._lookups):
-            self._list_lookups()
+        tenant_id, fields, values = _placed(decision)
+        group = self._of_any if tenant_id is None else self._groups.get(tenant_id)
+        if group is None:
+            group = self._groups[str(tenant_id)] = Group()
+        number = self._numbers.setdefault(fields, len(self._numbers))
+        place, match = (number, values), Match(decision, decision.effect)
+        held = group.table.get(place)
+        if held is not None:
+            others = [other for other in held if other.decision.key != decision.key]
+            group.table[place] = (*others, match)
+            return
+        group.table[place] = (match,)
+        for known, _ in group.lookups:
+            if known == number:
+                return
+        group.lookups = self._with(group.lookups, number, fields)
+
+    def _with(self, lookups: Lookups, number: int, fields: tuple[str, ...]) -> Lookups:
+        grown = self._lookups.get((lookups, number))
+        if grown is None:
+            grown = self._lookups[lookups, number] = (*lookups, (number, _getter(fields)))
+        return grown
 
     def _unindex(self, decision: Decision) -> None:
-        table = self._tables.get(_fields(decision), {})
-        values = _values(decision)
-        others = tuple(d for d in table.get(values, ()) if d.key != decision.key)
-        if others:
-            table[values] = others
+        tenant_id, fields, values = _placed(decision)
+        group = self._of_any if tenant_id is None else self._groups.get(tenant_id)
+        if group is None:
             return
-        table.pop(values, None)
-        if not table and self._tables.pop(_fields(decision), None) is not None:
-            self._list_lookups()
+        place = (self._numbers.get(fields, -1), values)
+        others = tuple([m for m in group.table.get(place, ()) if m.decision.key != decision.key])
+        if others:
+            group.table[place] = others
+            return
+        group.table.pop(place, None)
+        left = len(group.table)
+        if not left and tenant_id is not None:
+            del self._groups[tenant_id]
+        # Looked through each time that it has halved: to lift many costs a few steps for each.
+        if not left & (left - 1):
+            numbers = {number for number, _ in group.table}
+            group.lookups = tuple([known for known in group.lookups if known[0] in numbers])
 
-    def _list_lookups(self) -> None:
-        self._lookups = tuple((_getter(fields), table) for fields, table in self._tables.items())
+
+def _find(group: Group, request: Any, now: int, found: list[Match]) -> None:
+    """Add what is in force for a request."""
+    table = group.table
+    for number, values_of in group.lookups:
+        held = table.get((number, values_of(request)))
+        if held is not None:
+            for match in held:
+                decision = match[0]
+                if decision.starts_at <= now < decision.expires_at:
+                    found.append(match)
+                elif (effect := decision.effect_at(now)) is not None:
+                    found.append(Match(decision, effect))
 
 
-def _fields(decision: Decision) -> tuple[str, ...]:
-    return tuple([name for name, _ in decision.scope])
-
-
-def _values(decision: Decision) -> Any:
-    """What `_getter` returns for a request of exactly this scope."""
-    values = tuple([value for _, value in decision.scope])
-    return values[0] if len(values) == 1 else values
+def _placed(decision: Decision) -> tuple[str | None, tuple[str, ...], Any]:
+    """Tenant of a decision, its other scope fields, and what `_getter` returns of their values."""
+    scope, tenant_id = decision.scope, None
+    if scope and scope[0][0] == "tenant_id":
+        tenant_id, scope = scope[0][1], scope[1:]
+    values = tuple([value for _, value in scope])
+    return tenant_id, tuple([name for name, _ in scope]), values[0] if len(values) == 1 else values
 
 
 def _getter(fields: tuple[str, ...]) -> Callable[[Any], Any]:

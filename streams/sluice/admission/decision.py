@@ -149,7 +149,10 @@ def read_decision(
         policy_id=intern(record["policy_id"]),
         rule_id=intern(record["rule_id"]),
         policy_version=intern(record["policy_version"]),
-        scope=tuple([(name, scope[name]) for name in SCOPE_FIELDS if scope[name] is not None]),
+        # Interned: what many decisions are about stays near for comparing.
+        scope=tuple(
+            [(name, intern(scope[name])) for name in SCOPE_FIELDS if scope[name] is not None]
+        ),
         published_action=intern(record["action"]),
         mode=intern(record["mode"]),
         reason_code=intern(record["reason_code"]),

@@ -206,35 +206,60 @@ class Desk:
 
     def settle(self, reservation: Reservation, usage: Mapping[str, Any] | None) -> bool:
         """Turn holds into what was spent, None = nothing; False if that was done before."""
-        price = self._options.price if reservation.holds else None
-        if usage is not None and price is not None and usage.get("cost_pusd") is None:
-            usage = {**usage, "cost_pusd": price(usage)}
+        usage = self._priced(reservation, usage)
         with self._waiters.lock:
-            if reservation.settled:
-                return False
-            for hold in reservation.holds:
-                settle(hold, usage, interim_of(hold, reservation.interim), self._clock())
-            reservation.settled = True
-            if reservation.gate is not None:
-                self._queues.done(reservation.gate)
-            self._open.pop(reservation.number, None)
-            name = (reservation.request.request_id or "", reservation.request.attempt)
-            if usage is None and self._named.get(name) is reservation:
-                # Nothing was used: the same request may come again.
-                del self._named[name]
-            while len(self._named) > MAX_SETTLED:
-                self._named.popitem(last=False)
-            if reservation.holds:
-                self._waiters.wake(LEASES)
-        return True
+            return self._settled(reservation, usage) is not None
+
+    def settle_later(self, reservation: Reservation, event: Mapping[str, Any]) -> None:
+        """Settle by an event that could not be emitted, and emit it when that can be."""
+        usage = self._priced(reservation, event)
+        with self._waiters.lock:
+            spent = self._settled(reservation, usage)
+            if spent is None:
+                return
+            for account, amount in spent:
+                account.untold += amount
+        self._point.publish_later(event, lambda: self._told(spent))
+
+    def _told(self, spent: list[Hold]) -> None:
+        with self._waiters.lock:
+            for account, amount in spent:
+                account.untold -= amount
+
+    def _priced(
+        self, reservation: Reservation, usage: Mapping[str, Any] | None
+    ) -> Mapping[str, Any] | None:
+        price = self._options.price if reservation.holds else None
+        if usage is None or price is None or usage.get("cost_pusd") is not None:
+            return usage
+        return {**usage, "cost_pusd": price(usage)}
+
+    def _settled(
+        self, reservation: Reservation, usage: Mapping[str, Any] | None
+    ) -> list[Hold] | None:
+        """What was spent of each hold; None if it had settled. The caller holds the lock."""
+        if reservation.settled:
+            return None
+        now, told = self._clock(), reservation.interim
+        spent = [Hold(hold.account, settle(hold, usage, interim_of(hold, told), now))
+                 for hold in reservation.holds]  # fmt: skip
+        reservation.settled = True
+        if reservation.gate is not None:
+            self._queues.done(reservation.gate)
+        self._open.pop(reservation.number, None)
+        name = (reservation.request.request_id or "", reservation.request.attempt)
+        if usage is None and self._named.get(name) is reservation:
+            # Nothing was used: the same request may come again.
+            del self._named[name]
+        while len(self._named) > MAX_SETTLED:
+            self._named.popitem(last=False)
+        if reservation.holds:
+            self._waiters.wake(LEASES)
+        return spent
 
     def publish(self, event: Mapping[str, Any]) -> None:
         """Emit the event of a reservation's end."""
         self._publisher.emit(event)
-
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted, and try again."""
-        self._point.publish_later(event)
 
     def extend(self, reservation: Reservation, amounts: Mapping[str, int]) -> None:
         """Hold more on the accounts of these units, all or nothing; raises Refused."""

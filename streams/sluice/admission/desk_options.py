@@ -36,8 +36,8 @@ class Point(Protocol):
     def told(self, request: AdmissionRequest, verdict: Verdict, now: int) -> Verdict:
         """Count a refusal."""
 
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted, and try again."""
+    def publish_later(self, event: Mapping[str, Any], then: Callable[[], None]) -> None:
+        """Keep an event that could not be emitted, try again, and call `then` when it is gone."""
 
 
 @dataclass(frozen=True, slots=True)

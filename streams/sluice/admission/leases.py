@@ -157,14 +157,16 @@ class Leases:
                 yield account, account.report(holder_slot, now, closing=True)
 
 
-def settle(hold: Hold, usage: Mapping[str, Any] | None, interim: int, now: int) -> None:
-    """Turn a hold into what `usage` tells, None = nothing was used.
+def settle(hold: Hold, usage: Mapping[str, Any] | None, interim: int, now: int) -> int:
+    """Turn a hold into what `usage` tells, None = nothing was used; returns what was spent.
 
     Where it does not tell, all of the hold was spent, or more if more was streamed.
     """
     account, amount = hold
-    spent = 0 if usage is None else used(account.key.unit, usage)
-    account.settle(amount, interim, max(amount, interim) if spent is None else spent, now)
+    told = 0 if usage is None else used(account.key.unit, usage)
+    spent = max(amount, interim) if told is None else told
+    account.settle(amount, interim, spent, now)
+    return spent
 
 
 def give_up(hold: Hold, interim: int, now: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sluice.admission.decision import Decision
@@ -26,7 +26,8 @@ class Outbox:
     def __init__(self, publisher: Publisher, source: str) -> None:
         self._publisher = publisher
         self._reports = Reports(source)
-        self._unsent: deque[Mapping[str, Any]] = deque()
+        # Events, and what to do once one was emitted or given up.
+        self._unsent: deque[tuple[Mapping[str, Any], Callable[[], None]]] = deque()
         self._sending = threading.Lock()
         self.lost = 0
 
@@ -40,9 +41,9 @@ class Outbox:
         if self._publisher.emits:
             self._reports.applied(decision, now)
 
-    def later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted."""
-        self._unsent.append(event)
+    def later(self, event: Mapping[str, Any], then: Callable[[], None]) -> None:
+        """Keep an event that could not be emitted; `then` is called when it was, without a lock."""
+        self._unsent.append((event, then))
 
     def send(self, lock: threading.Lock) -> None:
         """Send everything; what finds no way out waits for the next time."""
@@ -50,16 +51,16 @@ class Outbox:
             return
         with self._sending:
             with lock:
-                self._unsent.extend(self._reports.drain())
+                self._unsent.extend((event, _nothing) for event in self._reports.drain())
             while len(self._unsent) > MAX_UNSENT:
-                self._unsent.popleft()
                 self.lost += 1
+                self._unsent.popleft()[1]()
             self._send()
 
     def _send(self) -> None:
         while self._unsent:
             try:
-                self._publisher.emit(self._unsent[0])
+                self._publisher.emit(self._unsent[0][0])
             except OutsideError as error:
                 _log.warning("%d admission events wait: %s", len(self._unsent), error)
                 return
@@ -67,10 +68,14 @@ class Outbox:
                 # An event that cannot be sent at all must not hold up the ones behind it.
                 _log.exception("an admission event was given up")
                 self.lost += 1
-            self._unsent.popleft()
+            self._unsent.popleft()[1]()
 
     def after_fork(self) -> None:
         """In a forked child: the parent's news are the parent's to tell."""
         self._sending = threading.Lock()
         self._reports.clear()
         self._unsent.clear()
+
+
+def _nothing() -> None:
+    """Nobody asks when a refusal or a notice was sent."""

@@ -29,6 +29,7 @@ from sluice.admission.verdict import (
     refused,
     refusing,
     strictest,
+    together,
     tool_request,
     unread,
     unrestricted,
@@ -127,22 +128,21 @@ class AdmissionPoint:
     def _judge(
         self, request: AdmissionRequest, matches: list[Match], now: int, staleness_us: int | None
     ) -> Verdict:
-        for match in matches:
-            if not match.effect.lets_all:
-                break
-        else:
-            return admitted(matches, staleness_us)
-        refusal = refusing(matches, request.tool_name) or self._dropped(matches)
+        combined = together(matches)
+        if combined.lets_all:
+            return admitted(matches, combined, staleness_us)
+        refusal = refusing(matches, request.tool_name) if combined.may_refuse else None
+        if refusal is None and combined.drops:
+            refusal = self._dropped(matches)
         if refusal is not None:
             return refused(refusal, now, staleness_us)
-        limited = limits(matches)
-        if limited:
+        if combined.limits:
             with self._waiters.lock:
-                shortage = self._buckets.take(limited, now)
+                shortage = self._buckets.take(limits(matches), now)
             if shortage is not None:
                 (short,) = (m for m in matches if m.decision.key == shortage.key)
                 return refused(short, now, staleness_us, shortage.wait_us)
-        return admitted(matches, staleness_us)
+        return admitted(matches, combined, staleness_us)
 
     def _dropped(self, matches: list[Match]) -> Match | None:
         shares = [match for match in matches if match.effect.drop_ppm]
@@ -298,10 +298,10 @@ class AdmissionPoint:
         self._outbox.send(self._waiters.lock)
         self._desk.tell()
 
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted; it goes with the next report."""
+    def publish_later(self, event: Mapping[str, Any], then: Callable[[], None]) -> None:
+        """Keep an event that could not be emitted; `then` is called when it has gone."""
         with self._waiters.lock:
-            self._outbox.later(event)
+            self._outbox.later(event, then)
 
     def report_until(self, stop: threading.Event) -> None:
         """Report once a second until `stop` is set, and once more then."""

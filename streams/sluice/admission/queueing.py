@@ -5,27 +5,29 @@ Pure; one thread at a time. Times are µs UTC.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from sluice.admission.rate import Bucket, Rate
 
 PRIORITIES = ("guaranteed", "standard", "batch")
-# Whoever has waited so long goes as one of the next higher class.
+# A class that waited so long for a turn stands as the next higher one until it has had it.
 AGE_US = 5_000_000
-# What one request moves its tenant's turn on by, at weight 1.
+# Turns are counted within so long.
+SERVED_US = 60_000_000
+# What one turn counts for at weight 1.
 _TURN = 1_000_000
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One waiting request; `turn` orders the tenants within a class."""
+    """One waiting request; `number` is its place among all that ever joined its queue."""
 
     rank: int
     tenant_id: str
-    joined_at: int
-    turn: int = 0
+    number: int
     granted: bool = False
 
 
@@ -35,17 +37,23 @@ def rank_of(priority: str) -> int:
 
 
 class FairQueue:
-    """Gives turns by class, and within a class in proportion to the tenants' weights.
+    """Gives turns by class, and within a class to the tenant that had least for its weight.
 
-    A tenant's requests keep their order within a class. Waiting moves a request up a class every
-    AGE_US, and turns within a class only grow, so every request is served in the end.
+    What counts is turns in that class within the last minute; of several tenants the one goes whose
+    request came first, and a tenant's requests of a class keep their order. So whoever had no turn
+    for a minute is passed by nobody who came later. A class that waits moves up one class every
+    AGE_US until it has a turn, so every request is served in the end.
     """
 
     def __init__(self, weights: Mapping[str, int] | None = None) -> None:
         self._weights = weights or {}
-        self._lines: dict[tuple[int, str], deque[Ticket]] = {}
-        self._finished: dict[str, int] = {}
-        self._turn = 0
+        self._lines: tuple[dict[str, deque[Ticket]], ...] = tuple({} for _ in PRIORITIES)
+        # Since when each class waits for a turn.
+        self._since = [0] * len(PRIORITIES)
+        # Turns within the last minute: how many by class and tenant, and each of them.
+        self._served: Counter[tuple[int, str]] = Counter()
+        self._turns: deque[tuple[int, tuple[int, str]]] = deque()
+        self._numbers = count()
         self._length = 0
 
     def __len__(self) -> int:
@@ -53,44 +61,57 @@ class FairQueue:
 
     def join(self, priority: str, tenant_id: str, now: int) -> Ticket:
         """A ticket at the end of its tenant's line."""
-        ticket = Ticket(rank_of(priority), tenant_id, now)
-        weight = max(1, self._weights.get(tenant_id, 1))
-        ticket.turn = max(self._turn, self._finished.get(tenant_id, 0)) + _TURN // weight
-        self._finished[tenant_id] = ticket.turn
-        self._lines.setdefault((ticket.rank, tenant_id), deque()).append(ticket)
+        ticket = Ticket(rank_of(priority), tenant_id, next(self._numbers))
+        lines = self._lines[ticket.rank]
+        if not lines:
+            self._since[ticket.rank] = now
+        lines.setdefault(tenant_id, deque()).append(ticket)
         self._length += 1
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket out that will not be used."""
-        line = self._lines.get((ticket.rank, ticket.tenant_id))
+        line = self._lines[ticket.rank].get(ticket.tenant_id)
         if line is not None and ticket in line:
             line.remove(ticket)
-            self._shorten((ticket.rank, ticket.tenant_id), line)
+            self._shorten(ticket)
 
     def pop(self, now: int) -> Ticket | None:
         """The ticket whose turn it is; None where nobody waits."""
         if not self._length:
             return None
-        heads = ((self._order(line[0], now), name) for name, line in self._lines.items())
-        _, name = min(heads)
-        line = self._lines[name]
-        ticket = line.popleft()
-        self._turn = max(self._turn, ticket.turn)
-        self._shorten(name, line)
+        self._forget(now)
+        waiting = (rank for rank, lines in enumerate(self._lines) if lines)
+        rank = min(waiting, key=lambda rank: self._class_order(rank, now))
+        ticket = min((line[0] for line in self._lines[rank].values()), key=self._order)
+        self._lines[rank][ticket.tenant_id].popleft()
+        self._shorten(ticket)
+        self._since[rank] = now
+        self._served[rank, ticket.tenant_id] += 1
+        self._turns.append((now, (rank, ticket.tenant_id)))
         return ticket
 
-    def _order(self, ticket: Ticket, now: int) -> tuple[int, int, int]:
-        aged = (now - ticket.joined_at) // AGE_US
-        return max(0, ticket.rank - aged), ticket.turn, ticket.joined_at
+    def _class_order(self, rank: int, now: int) -> tuple[int, int]:
+        since = self._since[rank]
+        return max(0, rank - max(0, now - since) // AGE_US), since
 
-    def _shorten(self, name: tuple[int, str], line: deque[Ticket]) -> None:
+    def _order(self, ticket: Ticket) -> tuple[int, int]:
+        weight = max(1, self._weights.get(ticket.tenant_id, 1))
+        return self._served[ticket.rank, ticket.tenant_id] * _TURN // weight, ticket.number
+
+    def _forget(self, now: int) -> None:
+        """Drop the turns that are a minute old."""
+        while self._turns and self._turns[0][0] <= now - SERVED_US:
+            _, name = self._turns.popleft()
+            self._served[name] -= 1
+            if not self._served[name]:
+                del self._served[name]
+
+    def _shorten(self, ticket: Ticket) -> None:
         self._length -= 1
-        if not line:
-            del self._lines[name]
-        if not self._length:
-            # Nobody is owed anything any more.
-            self._finished.clear()
+        lines = self._lines[ticket.rank]
+        if not lines[ticket.tenant_id]:
+            del lines[ticket.tenant_id]
 
 
 class Gate:

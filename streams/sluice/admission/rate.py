@@ -100,14 +100,17 @@ class Buckets:
 
         Returns the limit with the longest wait where any has no token left.
         """
-        buckets = [self._at(limit, now) for limit in limits]
-        waits = [bucket.wait_us() for bucket in buckets]
-        if any(waits):
-            longest = max(range(len(waits)), key=waits.__getitem__)
-            return Shortage(list(limits)[longest].key, waits[longest])
-        for bucket in buckets:
-            bucket.take()
-        return None
+        buckets, shortage = [], None
+        for limit in limits:
+            bucket = self._at(limit, now)
+            buckets.append(bucket)
+            wait_us = bucket.wait_us()
+            if wait_us and (shortage is None or wait_us > shortage.wait_us):
+                shortage = Shortage(limit.key, wait_us)
+        if shortage is None:
+            for bucket in buckets:
+                bucket.take()
+        return shortage
 
     def drop(self, key: bytes) -> None:
         """Forget the bucket of a decision that was lifted."""

@@ -40,8 +40,8 @@ class Keeps(Protocol):
     def publish(self, event: Mapping[str, Any]) -> None:
         """Emit the event of a reservation's end."""
 
-    def publish_later(self, event: Mapping[str, Any]) -> None:
-        """Keep an event that could not be emitted, and try again."""
+    def settle_later(self, reservation: Reservation, event: Mapping[str, Any]) -> None:
+        """Settle by an event that could not be emitted, and emit it when that can be."""
 
     def lose(self, reservation: Reservation) -> None:
         """Take the holds of one that nobody has any more."""
@@ -236,8 +236,7 @@ class Reservation:
     def _keep_event(self) -> None:
         with self._lock:
             if self._event is not None and not self.settled:
-                self._keeper.publish_later(self._event)
-                self._keeper.settle(self, self._event)
+                self._keeper.settle_later(self, self._event)
 
     def _known(self, ending: Ending) -> dict[str, Any]:
         """What is known of usage at an end without a commit."""

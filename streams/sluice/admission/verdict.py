@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
 from sluice.admission.caps import NO_CAPS, Caps, merged
 from sluice.admission.control_state import Match
-from sluice.admission.decision import CONTROL_STALE, Evidence
+from sluice.admission.decision import CONTROL_STALE, Effect, Evidence
 from sluice.admission.rate import Limit, Rate
 from sluice.admission.sentences import utc
 from sluice.errors import SluiceError
 from sluice.wire.scopes import scope_text
 
-_BY_RANK = attrgetter("effect.rank")
+# Combinations of effects whose sum is remembered; beyond it they are put together anew.
+MAX_TOGETHER = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,54 @@ def refusing(matches: Sequence[Match], tool_name: str | None) -> Match | None:
 
 def limits(matches: Sequence[Match]) -> list[Limit]:
     """The rate limits among the matches."""
-    return [Limit(m.decision.key, m.effect.rate) for m in matches if m.effect.rate is not None]
+    return [
+        Limit(decision.key, effect.rate) for decision, effect in matches if effect.rate is not None
+    ]
+
+
+class Together(NamedTuple):
+    """What some effects come to, whatever decisions they are of.
+
+    `lets_all`: every request may go on. `may_refuse`: some refuse or deny tools; `drops` a share,
+    `limits` a rate. `strictest`: where among the effects those of the highest rank stand.
+    """
+
+    effects: list[Effect]
+    lets_all: bool
+    may_refuse: bool
+    drops: bool
+    limits: bool
+    strictest: tuple[int, ...]
+    caps: Caps
+
+
+_known_together: dict[tuple[int, ...], Together] = {}
+
+
+def together(matches: Sequence[Match]) -> Together:
+    """What the matches come to, rates and shares aside."""
+    # Decisions that say the same share their effect, so few combinations come up; their list
+    # in the result keeps the ids their own.
+    key = tuple([id(match[1]) for match in matches])
+    known = _known_together.get(key)
+    if known is None:
+        if len(_known_together) >= MAX_TOGETHER:
+            _known_together.clear()
+        known = _known_together[key] = _combined([effect for _, effect in matches])
+    return known
+
+
+def _combined(effects: list[Effect]) -> Together:
+    ordered = sorted(effects, key=attrgetter("rank"), reverse=True)
+    return Together(
+        effects,
+        lets_all=all(effect.lets_all for effect in effects),
+        may_refuse=any(effect.refuses or effect.caps.tool_denylist for effect in effects),
+        drops=any(effect.drop_ppm for effect in effects),
+        limits=any(effect.rate is not None for effect in effects),
+        strictest=tuple(n for n, effect in enumerate(effects) if effect.rank == ordered[0].rank),
+        caps=merged([effect.caps for effect in ordered if effect.caps is not NO_CAPS]),
+    )
 
 
 def refused(
@@ -170,35 +219,35 @@ def refused(
         retry_after_ms=_until_expiry(match, now) if wait_us is None else -(-wait_us // 1000),
         staleness_us=staleness_us,
         rule_id=match.decision.rule_id,
-        scope=scope_text(match.decision.scope),
+        scope=_scope_text(match.decision.scope),
         evidence=match.decision.evidence,
         rate=match.effect.rate,
     )
 
 
-def admitted(matches: Sequence[Match], staleness_us: int | None) -> Verdict:
+def admitted(matches: Sequence[Match], combined: Together, staleness_us: int | None) -> Verdict:
     """The answer where decisions are in force and none refuses."""
-    named = matches[0]
-    if len(matches) > 1:
-        matches = sorted(matches, key=_BY_RANK, reverse=True)
-        named = matches[0]
-        if matches[1].effect.rank == named.effect.rank:
-            named = strictest(matches)
+    named = matches[combined.strictest[0]]
+    if len(combined.strictest) > 1:
+        named = strictest([matches[index] for index in combined.strictest])
     decision, effect = named
     return Verdict(
         True,
         effect.action,
         CONTROL_STALE if effect.stale else decision.reason_code,
-        _reason(named) if effect.stale or decision.notes else decision.reason,
+        _reason(named),
         decision.decision_id,
         decision.policy_id,
         decision.policy_version,
         None,
-        merged([effect.caps for _, effect in matches if effect.caps is not NO_CAPS]),
+        combined.caps,
         staleness_us,
         (),
         decision.rule_id,
     )
+
+
+_scope_text = lru_cache(maxsize=4096)(scope_text)
 
 
 def _reason(match: Match) -> str:
@@ -209,6 +258,8 @@ def _reason(match: Match) -> str:
             f"{utc(decision.expires_at)} and was not renewed; then it is {decision.on_expiry}: "
             f"{decision.reason}"
         )
+    if not decision.notes:
+        return decision.reason
     return "; ".join((decision.reason, *(note.sentence for note in decision.notes)))
 
 

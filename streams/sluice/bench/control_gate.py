@@ -1,34 +1,21 @@
 """Controllers for the simulation of control: no limit, a fixed limit, a fair queue at a rate.
 
-The law of rates is the one by which enforcement grants them. The queue is the benchmark's own and a
-part that can be changed: anything of the shape of `Turns` does.
+The law of rates is the one by which enforcement grants them, the queue the one of the admission
+point.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
-from itertools import count
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
+from sluice.admission.queueing import FairQueue, Ticket
 from sluice.bench.control_server import Job
 from sluice.enforcement.signals.rates import next_rate
 from sluice.enforcement.signals.signal import PPM
 
 _MINUTE_US = 60_000_000
-
-
-class Turns(Protocol):
-    """Who goes next; times in µs."""
-
-    def join(self, priority: str, tenant_id: str, now: int, /) -> Any:
-        """A ticket at the end of its tenant's line."""
-
-    def leave(self, ticket: Any, /) -> None:
-        """Take a ticket out that will not be used."""
-
-    def pop(self, now: int, /) -> Any:
-        """The ticket whose turn it is; None where nobody waits."""
 
 
 class Law(Protocol):
@@ -85,48 +72,6 @@ class FixedLimit(NoLimit):
         super().arrive(job, now_us)
 
 
-class LeastServed:
-    """Tenants in turn: whoever was let through least within the last minute goes next."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, deque[_Place]] = {}
-        self._let: dict[str, deque[int]] = defaultdict(deque)
-        self._places = count()
-
-    def join(self, _priority: str, tenant_id: str, _now: int, /) -> _Place:
-        """A place at the end of its tenant's line; all priorities are one."""
-        place = _Place(next(self._places), tenant_id)
-        self._lines.setdefault(tenant_id, deque()).append(place)
-        return place
-
-    def leave(self, ticket: _Place, /) -> None:
-        """Take a place out of its line."""
-        self._lines[ticket.tenant_id].remove(ticket)
-        self._shorten(ticket.tenant_id)
-
-    def pop(self, now: int, /) -> _Place | None:
-        """The first of the line that was served least; of several the one that came first."""
-        if not self._lines:
-            return None
-        name = min(self._lines, key=lambda name: (self._served(name, now), self._lines[name][0]))
-        self._let[name].append(now)
-        place = self._lines[name].popleft()
-        self._shorten(name)
-        return place
-
-    def _served(self, tenant_id: str, now: int) -> int:
-        return _within_a_minute(self._let[tenant_id], now)
-
-    def _shorten(self, tenant_id: str) -> None:
-        if not self._lines[tenant_id]:
-            del self._lines[tenant_id]
-
-
-class _Place(NamedTuple):
-    number: int
-    tenant_id: str
-
-
 def _within_a_minute(times: deque[int], now_us: int) -> int:
     """How many of these instants are less than a minute ago; older ones are dropped."""
     while times and times[0] <= now_us - _MINUTE_US:
@@ -150,26 +95,24 @@ class Pace(NamedTuple):
 class FairGate(NoLimit):
     """A queue at the gateway, let through at a rate that follows how long the server lets wait."""
 
-    def __init__(
-        self, pace: Pace, turns: Callable[[], Turns] = LeastServed, law: Law = next_rate
-    ) -> None:
+    def __init__(self, pace: Pace, law: Law = next_rate) -> None:
         super().__init__()
         self._pace = pace
-        self._turns = turns()
+        self._turns = FairQueue()
         self._law = law
         self._rate = pace.entitled
         self._next_us = 0
         self._judged_us = 0
         self._longest_us = 0
-        # Tickets by identity, as they wait and as they came; jobs that the server has not answered.
-        self._waiting: dict[int, Job] = {}
-        self._came: deque[tuple[Any, Job]] = deque()
+        # Tickets as they wait and as they came; jobs that the server has not answered.
+        self._waiting: dict[Ticket, Job] = {}
+        self._came: deque[tuple[Ticket, Job]] = deque()
         self._unanswered: dict[int, int] = {}
 
     def arrive(self, job: Job, now_us: int, /) -> None:
         """Queue it."""
         ticket = self._turns.join("standard", job.tenant_id, now_us)
-        self._waiting[id(ticket)] = job
+        self._waiting[ticket] = job
         self._came.append((ticket, job))
 
     def pass_on(self, now_us: int, /) -> Iterable[Job]:
@@ -178,8 +121,8 @@ class FairGate(NoLimit):
         if now_us - self._judged_us >= self._pace.every_us:
             self._judge(now_us)
         passing = []
-        while self._waiting and self._next_us <= now_us:
-            job = self._waiting.pop(id(self._turns.pop(now_us)))
+        while self._next_us <= now_us and (ticket := self._turns.pop(now_us)) is not None:
+            job = self._waiting.pop(ticket)
             self._unanswered[job.number] = now_us
             # A pause saves up no more than one turn.
             every_us = _MINUTE_US // self._rate
@@ -199,11 +142,11 @@ class FairGate(NoLimit):
     def _time_out(self, now_us: int) -> None:
         while self._came:
             ticket, job = self._came[0]
-            if id(ticket) in self._waiting:
+            if ticket in self._waiting:
                 if now_us - job.arrival_us < self._pace.timeout_us:
                     return
                 self._turns.leave(ticket)
-                self._refused.append(self._waiting.pop(id(ticket)))
+                self._refused.append(self._waiting.pop(ticket))
             self._came.popleft()
 
     def _judge(self, now_us: int) -> None:

@@ -44,7 +44,9 @@ def rule_record(policy: Policy, budget: Budget, cause: Cause) -> dict[str, Any]:
     }
 
 
-def grant_record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> dict[str, Any]:
+def grant_record(
+    policy: Policy, key: LeaseKey, lease: Lease, budget: Budget, cause: Cause
+) -> dict[str, Any]:
     """A LeaseGrant as it goes on the wire."""
     return {
         "lease_id": lease_id(key),
@@ -62,6 +64,7 @@ def grant_record(key: LeaseKey, lease: Lease, budget: Budget, cause: Cause) -> d
         "epoch": cause.epoch,
         "sequence": lease.sequence,
         "limited_by": lease.limited_by,
+        "policy_version": policy.version,
     }
 
 

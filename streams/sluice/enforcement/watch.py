@@ -7,7 +7,7 @@ the border, so neither chunk borders nor restarts change anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -87,10 +87,12 @@ class Watchers:
     def switch(self, before: Policy, after: Policy | None) -> list[Published]:
         """End what stands on ladders of `before` that `after` (None: taken out) does not have so.
 
-        `use` follows with everything that is in force.
+        What stands on the others is said again at the next look, in the name of the version that
+        is in force then. `use` follows with everything that is in force.
         """
         kept = _sections(after) if after is not None and after.mode == before.mode else []
         ended = [section for section in _sections(before) if section not in kept]
+        self._renew(before.policy_id, {section.name for section in kept})
         return [
             message
             for section in ended
@@ -101,6 +103,13 @@ class Watchers:
                 before, section, _pairs(group, scope), self._take(group, scope)
             )
         ]
+
+    def _renew(self, policy_id: str, sections: Collection[str]) -> None:
+        for group, standings in self._standings.items():
+            if group[0] == policy_id and group[1] in sections:
+                for scope, standing in standings.items():
+                    standing.renew_at = 0
+                    self._changed.add((group, scope))
 
     def forget_terms(self) -> None:
         """Limits of budgets changed although no policy was switched."""

@@ -310,7 +310,9 @@ class Governance(InForce):
         old = budget_of(before, key, ledger)
         moved = before is not None and after is not None and before.mode != after.mode
         other = budget is not None and ledger.unit != budget.ledger_unit
-        if ledger.decision_id is not None and before and (budget is None or moved or other):
+        # The news that a limit no longer holds is not said again, and is of the old version.
+        gone = budget is None or moved or other or not ledger.rung
+        if ledger.decision_id is not None and before and gone:
             self._outbox.control(control_key(before, key), None, self._state.header.time)
             ledger.rung = 0
             self._end_outcome(ledger)

@@ -220,7 +220,8 @@ class Leasing:
         leases.grant(lease, amount, by, expires_at, cause.time)
         lease.sequence = max(offset, lease.sequence + 1)
         self._note(key, lease)
-        value = encode("LeaseGrant", grant_record(key, lease, budget, cause))
+        said = grant_record(self._policy(key), key, lease, budget, cause)
+        value = encode("LeaseGrant", said)
         self._outbox.control(leases.lease_key_bytes(key), value, cause.time)
 
     # ---- ends
@@ -326,10 +327,13 @@ class Leasing:
         return chain
 
     def _budget(self, key: LeaseKey) -> Budget:
+        return self._policy(key).by_id[key.budget_id]
+
+    def _policy(self, key: LeaseKey) -> Policy:
         policy = self._court.policy(key.policy_id)
         if policy is None:
             raise LookupError(f"policy {key.policy_id} is not in force")
-        return policy.by_id[key.budget_id]
+        return policy
 
 
 def _part(budget: Budget, scope: str) -> str:

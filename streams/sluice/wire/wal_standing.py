@@ -60,7 +60,9 @@ class Standing:
 
     def closings(self) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
         """Key and HolderReport that close each lease, once everything before was delivered."""
-        nothing = {"wants": 0, "in_flight_reserved": 0, "interim_spend": 0, "closing": True}
+        # A successor does not know what was spent after the last report.
+        nothing = {"wants": 0, "in_flight_reserved": 0, "interim_spend": 0, "committed": None,
+                   "closing": True}  # fmt: skip
         for key, value in self._reports.values():
             yield key, decode(value)[1] | nothing | {"last_seq": self._numbers.get(key, 0)}
 

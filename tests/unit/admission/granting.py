@@ -73,14 +73,13 @@ class Grantor:
             raise OutsideError("the spool is full")
 
     def grant(self, report: Record, **over: Any) -> None:
-        """Grant what the report wants, as far as the budget goes."""
+        """Grant what the report wants, as far as the budget goes, as the holder itself counts."""
         with self._lock:
             name = (report["budget_ids"][0], report["scope"], report["period"])
-            needed = self.settled(report) + report["in_flight_reserved"]
+            settled = self.settled(report)
+            needed = settled + report["in_flight_reserved"]
             wanted = min(self.limits[name[0]], needed + report["wants"])
-            # What the holder counts beyond what came has no price here.
-            drift = max(0, report["committed"] - self.settled(report))
-            self.granted[name] = max(needed, wanted) + drift
+            self.granted[name] = max(0, max(needed, wanted) + report["committed"] - settled)
             self._sequence += 1
             sequence = self._sequence
         epoch = over.get("source_epoch", self.source_epoch)

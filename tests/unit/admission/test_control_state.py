@@ -232,11 +232,11 @@ def test_look_up_does_not_grow_with_decisions() -> None:
         tenant = {"tenant_id": f"t{number}"}
         put(state, decision(scope=tenant), key_of(f"a{number}"))
         put(state, decision(scope=tenant | {"model": "m1"}), key_of(f"b{number}"))
-    assert len(state._lookups) == 2
+    assert [len(group.lookups) for group in state._groups.values()] == [2] * 1000
     assert len(state.matching(AdmissionRequest("t7", model="m1"), NOW)) == 2
     for number in range(1000):
         put(state, None, key_of(f"b{number}"))
-    assert len(state._lookups) == 1
+    assert [len(group.lookups) for group in state._groups.values()] == [1] * 1000
 
 
 def test_a_key_that_moves_to_another_scope_leaves_the_old_one() -> None:

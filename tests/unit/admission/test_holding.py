@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.unit.admission.messages import MINUTE_US, Clock, budget_rule
 from sluice.admission.accounts import Burn
 from sluice.admission.desk_options import DeskOptions
 from sluice.admission.verdict import AdmissionRequest, Refused
+from sluice.errors import OutsideError
 
 CHAT = AdmissionRequest("acme", "chat", "m1", estimated_cost_pusd=10)
 SECOND_US = 1_000_000
@@ -154,13 +156,53 @@ def test_a_report_that_finds_no_way_out_goes_later() -> None:
 
 
 def test_what_was_charged_by_estimate_leaves_room() -> None:
-    """The grantor sees another amount than the estimate; the report tells what was charged."""
+    """The grantor sees another amount than the estimate; the holder tells what it counts itself."""
+    grantor = stepping(limit=10)
+    made = reserving(grantor)
+    for _ in range(3):
+        made.reserve(CHAT).commit()
+        grantor.clock.now += SECOND_US
+    assert told(grantor, "committed") == [(0,), (10,), (20,)]
+    assert told(grantor, "wants")[:2] == [(10,), (10,)], "it is not asked for besides"
+    made.reserve(CHAT).commit(cost_pusd=10)
+    grantor.clock.now += SECOND_US
+    with pytest.raises(Refused):
+        made.reserve(CHAT)
+
+
+def test_what_was_dropped_is_told_as_spent() -> None:
+    """A reservation that nobody ends is spent here, though no usage of it will come."""
     grantor = stepping()
     made = reserving(grantor)
-    made.reserve(CHAT).commit()
+    made.reserve(CHAT)
+    gc.collect()
+    made.report()
+    grantor.clock.now += 5 * SECOND_US
+    made.report()
+    assert told(grantor, "committed", "in_flight_reserved") == [(0, 0), (10, 0)]
+
+
+def test_what_is_spent_and_not_emitted_yet_is_in_flight() -> None:
+    """It is told as spent only when its event has gone, however long that takes."""
+    grantor = stepping()
+    made = reserving(grantor)
+    with pytest.raises(OutsideError), made.reserve(CHAT) as reservation:
+        reservation.progress(cost_pusd=7)
+        grantor.away = True
+    (account,) = made._desk.accounts
+    grantor.clock.now += 2 * TTL_US
+    made.report()
+    assert made._desk.accounts == [account], "it is not forgotten meanwhile"
+    grantor.away = False
+    made._desk.tell()
+    assert told(grantor, "committed", "in_flight_reserved")[-1] == (0, 7)
+    made.report()
     grantor.clock.now += SECOND_US
-    made.reserve(CHAT).commit()
-    assert told(grantor, "wants", "committed") == [(10, 0), (10, 10)]
+    running = made.reserve(CHAT)
+    grantor.clock.now += 5 * SECOND_US
+    made.report()
+    assert told(grantor, "committed", "in_flight_reserved")[-1] == (7, 10)
+    running.release()
 
 
 def test_concurrency_wants_its_peak() -> None:

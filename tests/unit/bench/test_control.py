@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sluice.bench.control import heavy_tenants, measured, run
-from sluice.bench.control_gate import FairGate, FixedLimit, LeastServed, NoLimit, Pace
+from sluice.bench.control_gate import FairGate, FixedLimit, NoLimit, Pace
 from sluice.bench.control_server import (
     Controller,
     Course,
@@ -99,18 +99,6 @@ def test_a_fixed_limit_holds_in_every_minute(given_jobs: list[Job]) -> None:
         assert (course.served is None) == (len(recent) >= 2)
         if course.served is not None:
             own.append(at)
-
-
-def test_who_was_served_least_goes_next() -> None:
-    """A tenant that comes late is not behind the whole line of one that came early."""
-    turns = LeastServed()
-    heavy = [turns.join("standard", "heavy", 0) for _ in range(3)]
-    assert turns.pop(0) is heavy[0]
-    light = turns.join("standard", "light", 1)
-    assert turns.pop(1) is light
-    turns.leave(heavy[1])
-    assert turns.pop(2) is heavy[2]
-    assert turns.pop(3) is None
 
 
 def test_a_controller_that_keeps_jobs_is_an_error() -> None:

@@ -241,3 +241,15 @@ def test_a_budget_of_other_scopes_lets_go_of_the_old_ones() -> None:
     assert meter.actions() == [None]
     meter.use(10)
     assert meter.actions() == []
+
+
+def test_news_of_a_version_that_is_gone_is_taken_back() -> None:
+    """A limit was raised and requests were let in again; the next version does not say so too."""
+    meter = Meter(BUDGET)
+    meter.use(1000)
+    meter.switch(BUDGET.replace("limit: 1000", "limit: 2000"))
+    assert meter.actions() == ["block", "allow"]
+    meter.switch(BUDGET.replace("limit: 1000", "limit: 3000"))
+    assert meter.actions() == [None]
+    meter.switch(BUDGET)
+    assert meter.actions() == ["block"]

@@ -128,6 +128,7 @@ def test_a_grant_says_all_that_a_holder_needs() -> None:
         "scope": grant["scope"], "period": DAY, "granted_total": 300, "unit": "tokens",
         "refresh_after_ms": 4000, "issued_at": NOW, "expires_at": NOW + TTL_US, "epoch": 1,
         "sequence": 2, "source_epoch": "e1", "limited_by": None,
+        "policy_version": policy(HARD).version,
     }  # fmt: skip
     assert {k: v for k, v in grant["scope"].items() if v} == {"tenant_id": "acme"}
 

@@ -94,6 +94,24 @@ def test_a_withdrawn_policy_takes_its_ladders_decisions_away() -> None:
     assert decided(part.take()) == [None, None]
 
 
+def test_a_version_with_the_same_ladder_says_again_what_stands() -> None:
+    """At the next look, under the same ids and in its own name; nothing of the old one stays."""
+    references, start, _ = begun()
+    part = partition(references)
+    part.apply([*start, *circling(2)])
+    before = [d for d in decided(part.take()) if d is not None]
+    after = references.put(policy(LADDER.replace('limit: "1"', 'limit: "2"')))
+    part.apply([activate(30, after, at=NOW + 11 * SECOND_US)])
+    assert decided(part.take()) == []
+    assert part.next_due() == NOW + 15 * SECOND_US
+    part.apply([tick(31, NOW + 15 * SECOND_US)])
+    said = [d for d in decided(part.take()) if d is not None]
+    assert {(d["decision_id"], d["action"]) for d in said} == {
+        (d["decision_id"], d["action"]) for d in before
+    }
+    assert {d["policy_version"] for d in said} == {after[2]}
+
+
 def test_what_a_decision_did_is_published_once_it_ended() -> None:
     """Refusals that name it are counted, and its end says why."""
     references, start, _ = begun()
