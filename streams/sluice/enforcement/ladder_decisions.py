@@ -49,10 +49,11 @@ class Moved(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A message for the control topic; `record` None takes the decision of the key away."""
+    """A message for the control topic; without a `record` the decision `lifted` is over."""
 
     key: bytes
     record: dict[str, Any] | None
+    lifted: str | None = None
 
 
 def decisions(
@@ -87,7 +88,8 @@ def withdrawn(
 ) -> Iterator[Published]:
     """Tombstones of a scope's standing decisions, for a policy that no longer has the section."""
     for priority in sorted(standing.decisions):
-        yield Published(_key(policy, section, scope, priority), None)
+        lifted = standing.decisions[priority]
+        yield Published(_key(policy, section, scope, priority), None, lifted)
 
 
 def _key(policy: Policy, section: Section, scope: Scope, priority: str) -> bytes:

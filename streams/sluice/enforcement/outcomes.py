@@ -193,6 +193,10 @@ class Outcomes:
         """Broker time at which a decision expires if nothing comes (µs), or None."""
         return min((o.expires_at for o in self.rows.values() if o.ended_at is None), default=None)
 
+    def is_dirty(self) -> bool:
+        """Whether rows of decisions that have ended wait to be published."""
+        return any(outcome.dirty for outcome in self.rows.values())
+
     def take_changes(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Stored rows that changed since the last call; None removes a row."""
         self._flush()

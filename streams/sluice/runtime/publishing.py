@@ -82,7 +82,7 @@ class Publishing:
         if state.windows.is_dirty() or state.tasks.is_dirty() or ledgers:
             dues.append(_next(time, PUBLISH_S))
         sources_wait = any(sums.dirty for sums in state.sources.rows.values())
-        if sources_wait or state.cohorts.is_dirty():
+        if sources_wait or state.cohorts.is_dirty() or state.outcomes.is_dirty():
             dues.append(_next(time, ROUND_S))
         return min((due for due in dues if due is not None), default=None)
 

@@ -92,9 +92,11 @@ class Watching:
 
     def _publish(self, messages: Iterable[Published]) -> None:
         time, outcomes = self._state.header.time, self._state.outcomes
-        for key, record in messages:
+        for key, record, lifted in messages:
             if record is None:
                 self._outbox.control(key, None, time)
+                if lifted is not None:
+                    outcomes.end(lifted, "lifted", time)
             else:
                 self._state.count("decisions")
                 self._outbox.control(key, encode("Decision", record), time)

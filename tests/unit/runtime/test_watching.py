@@ -129,6 +129,24 @@ def test_what_a_decision_did_is_published_once_it_ended() -> None:
     assert row["ended_why"] in {"expired", "superseded"}
 
 
+def test_what_a_decision_did_does_not_wait_for_the_next_request() -> None:
+    """On a silent partition time is asked for until the row of an ended decision is out."""
+    references, start, name = begun()
+    part = partition(references)
+    part.apply([*start, *circling(2)])
+    ends_at = NOW + 11 * SECOND_US
+    part.apply([activate(30, (*name[:2], ""), at=ends_at)])
+    for offset in range(31, 40):
+        due = part.next_due()
+        if not part.state.outcomes.is_dirty():
+            break
+        assert due is not None
+        assert due <= ends_at + 10 * SECOND_US
+        part.apply([tick(offset, due)])
+    rows = [decode(o.value or b"")[1] for o in part.take() if o.topic == TOPICS.outcomes]
+    assert [(row["ended_why"], row["ended_at"]) for row in rows] == [("lifted", ends_at)] * 2
+
+
 def test_a_restart_on_a_ladder_changes_no_byte() -> None:
     """A successor after every record says what one owner would have said."""
     references, start, _ = begun()
