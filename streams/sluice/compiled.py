@@ -42,12 +42,16 @@ def _keep_compiled() -> None:
     """Say where machine code is kept, and drop what belongs to other states of the sources."""
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
-    own, users = _HERE / "__pycache__", Path.home() / ".cache" / "sluice"
-    parent = own if os.access(own if own.is_dir() else _HERE, os.W_OK) else users
-    kept = parent / f"compiled-{_stamp()}"
-    if not kept.is_dir():
-        for other in parent.glob("compiled-*"):
+    own, stamp = _HERE / "__pycache__", f"compiled-{_stamp()}"
+    if os.access(own if own.is_dir() else _HERE, os.W_OK):
+        kept = own / stamp
+        for other in [] if kept.is_dir() else own.glob("compiled-*"):
             shutil.rmtree(other, ignore_errors=True)
+    else:  # other installations may keep theirs beside it
+        try:
+            kept = Path.home() / ".cache" / "sluice" / stamp
+        except RuntimeError:
+            return  # nobody's home: numba finds a place or has none
     numba.config.CACHE_DIR = str(kept)
 
 
