@@ -49,7 +49,7 @@ INSERT INTO ${database}.decisions
 )
 SELECT
     decision_id, 'decision', 'policy-1', 'stop', 'policy-1',
-    (any(tenant_id), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    (any(tenant_id), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     any(attributes.value[1]), 'enforce', 'BUDGET_EXHAUSTED', 'The budget tenant-month is spent.',
     ('month', 12, 10, 'pusd', []), 1, rowNumberInAllBlocks(), min(occurred_at) AS issued,
     issued, issued + toIntervalHour(1), 'open', 0, 2 * rowNumberInAllBlocks(), decision_id, issued
@@ -61,3 +61,17 @@ INSERT INTO ${database}.decision_lifts (source_partition, control_offset, contro
 SELECT 0, control_offset + 1, control_key, published_at + toIntervalMinute(10)
 FROM ${database}.decisions
 WHERE cityHash64({seed:UInt64}, decision_id) % 3 = 0;
+
+-- What these decisions did until they ended, an hour later.
+INSERT INTO ${database}.decision_outcomes
+SELECT
+    decision_id,
+    modulo(cityHash64(decision_id), 50) AS refused,
+    0 AS delayed,
+    modulo(cityHash64(decision_id, 1), 5) AS degraded,
+    toInt64(refused) * 2000000000 AS averted_pusd,
+    NULL AS slo_effect_ppm,
+    issued_at + INTERVAL 1 HOUR AS ended_at,
+    'expired' AS ended_why,
+    1 AS version
+FROM ${database}.decisions FINAL;
