@@ -177,6 +177,11 @@ class Watchers:
             self._forget_idle(time)
         return changes
 
+    @property
+    def next_look(self) -> int:
+        """Broker time (µs) of the next border at which scopes are looked at."""
+        return (self._header.looked_at // LOOK_US + 1) * LOOK_US
+
     def next_due(self) -> int | None:
         """Broker time at which a ladder can move or decisions are due if nothing comes, or None."""
         dues = []
@@ -185,8 +190,7 @@ class Watchers:
                 moves = ladder.next_due(standing, watch.pace)
                 dues += [] if moves is None else [moves]
                 dues += [standing.renew_at] if standing.level else []
-        border = (self._header.looked_at // LOOK_US + 1) * LOOK_US
-        return max(min(dues), border) if dues else None
+        return max(min(dues), self.next_look) if dues else None
 
     def _look(self, look: Look, watch: Watch) -> Iterator[Change]:
         standings = self._standings.setdefault(watch.group, {})

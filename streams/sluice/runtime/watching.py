@@ -63,6 +63,8 @@ class Watching:
         self._epoch = epoch
         self._version_base = version_base
         self._used: dict[str, str] | None = None
+        # Usage or policies that were not looked at yet: a look is due although nothing more comes.
+        self._unseen = True
         state.facts.ask(KnownFacts(state, policies))
 
     def observe(self, charged: Charged) -> None:
@@ -71,6 +73,7 @@ class Watching:
         self._use()
         watched = run_of_usage(run.usage, run.time, Numbers(charged.cost_pusd, charged.priced))
         self._state.watchers.observe_run(watched)
+        self._unseen = True
         outcomes = self._state.outcomes
         outcomes.judge(watched)
         for row in np.flatnonzero(run.usage.text("decision_id").length >= 0).tolist():
@@ -81,12 +84,14 @@ class Watching:
         self._use()
         time = self._state.header.time
         cause = Cause(self._outbox.number, record.offset, time, self._epoch)
+        self._unseen = self._unseen and time < self._state.watchers.next_look
         for change in self._state.watchers.at(time):
             self._publish(decisions(change.policy, change.moved, change.standing, cause))
         self._state.outcomes.end_expired(time)
 
     def switch(self, before: Policy | None, after: Policy | None) -> None:
         """A policy was switched: what stands on ladders that are gone ends."""
+        self._unseen = True
         if before is not None:
             self._publish(self._state.watchers.switch(before, after))
 
@@ -111,7 +116,10 @@ class Watching:
     def next_due(self) -> int | None:
         """Broker time (µs) at which something is due if no record comes, or None."""
         self._use()
-        dues = (self._state.watchers.next_due(), self._state.outcomes.next_due())
+        watchers = self._state.watchers
+        unseen = self._unseen and not watchers.idle
+        dues = (watchers.next_look if unseen else None, watchers.next_due(),
+                self._state.outcomes.next_due())  # fmt: skip
         return min((due for due in dues if due is not None), default=None)
 
     def _use(self) -> None:

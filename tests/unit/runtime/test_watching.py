@@ -166,3 +166,16 @@ def test_a_restart_on_a_ladder_changes_no_byte() -> None:
             else:
                 said.append(out)
     assert said == wanted
+
+
+def test_a_partition_that_falls_silent_is_looked_at_once_more() -> None:
+    """A loop that was seen before its policy came is acted on although nothing more arrives."""
+    references, (book, ladder), _ = begun()
+    part = partition(references)
+    part.apply([book, *circling(2)[:-1], tick(7, NOW + 20 * SECOND_US)])
+    part.apply([FakeRecord(8, (NOW + 21 * SECOND_US) // 1000, None, ladder.value)])
+    part.take()
+    due = part.next_due()
+    assert due is not None
+    part.apply([tick(9, max(due, NOW + 26 * SECOND_US))])
+    assert [d["action"] for d in decided(part.take()) if d] == ["block", "block"]
