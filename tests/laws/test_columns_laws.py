@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import usage
+from tests.laws.batches import decode_all
 
 from sluice.errors import WireError
-from sluice.wire.batches import decode_all
 from sluice.wire.codec import HEADER_BYTES, decode, encode
 from sluice.wire.columns import (
     Columns,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.enforcement.periods import PERIOD_KINDS, PeriodKind, period_of
+from sluice.periods import PERIOD_KINDS, PeriodKind, period_of
 
 ZONES = [
     "UTC",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sluice.wire.outcomes import NEVER_RAN
+
 if TYPE_CHECKING:
     from sluice.admission.verdict import AdmissionRequest
 
 # Held only while a request runs; nothing of it is ever spent.
 CONCURRENCY = "concurrency"
-# Outcomes of requests that nobody served: they count as no request, call or step.
-_NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
 _OF_MODELS = frozenset({"tokens", "input_tokens", "output_tokens", "requests", "steps"})
 _COUNTED = frozenset({"requests", "tool_calls", "steps"})
 
@@ -53,7 +53,7 @@ def used(unit: str, usage: Mapping[str, Any]) -> int | None:
 
     Tokens that are not given are none, as the event's reader will see it.
     """
-    ran = usage.get("outcome") not in _NEVER_RAN
+    ran = usage.get("outcome") not in NEVER_RAN
     if unit in _COUNTED:
         return int(ran)
     if unit == CONCURRENCY:

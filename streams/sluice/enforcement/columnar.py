@@ -14,9 +14,9 @@ from sluice.enforcement import budgets
 from sluice.enforcement.amounts import TOOL_TYPES, column_of, scope_text_of
 from sluice.enforcement.policy import Budget
 from sluice.metering.columnar.usage import Usage, grouped
-from sluice.metering.quantities import NEVER_RAN
 from sluice.periods import PERIOD_KINDS, Period
 from sluice.wire.column_types import Bools, Ints
+from sluice.wire.outcomes import NEVER_RAN
 
 _SUMMED = {
     "tokens": ("input_tokens", "output_tokens"), "input_tokens": ("input_tokens",),

@@ -58,10 +58,13 @@ class Change(NamedTuple):
 
 
 class Watchers:
-    """State of one partition's watchers; `facts` is asked for budgets and tasks at each look."""
+    """State of one partition's watchers; `facts` is asked for budgets and tasks at each look.
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    They may come later than the state, but before the first policy that is watched for.
+    """
+
+    def __init__(self, facts: Facts | None = None) -> None:
+        self.facts = facts
         self._tables = Tables()
         self._header = Header()
         self._standings: dict[Group, dict[Scope, Standing]] = {}
@@ -164,12 +167,13 @@ class Watchers:
         Changes come by policy, section and scope.
         """
         header = self._header
-        if self.idle or time // LOOK_US <= header.looked_at // LOOK_US:
+        facts = self.facts
+        if self.idle or facts is None or time // LOOK_US <= header.looked_at // LOOK_US:
             return []
         self._flush()
         sweep = time // SWEEP_US > header.swept_at // SWEEP_US
         since = header.swept_at if sweep else header.looked_at
-        look = Look(self._tables, self._facts, time, since, sweep)
+        look = Look(self._tables, facts, time, since, sweep)
         changes = [change for watch in self._watches for change in self._look(look, watch)]
         header.looked_at, self._looked = time, True
         if sweep:

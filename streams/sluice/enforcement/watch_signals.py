@@ -46,30 +46,6 @@ class Facts(Protocol):
         """(tenant, task) of the tasks with an event at `since` (µs) or later."""
 
 
-class LateFacts:
-    """Facts that are answered by somebody who comes later than the state that asks."""
-
-    def __init__(self) -> None:
-        self._answering: Facts | None = None
-
-    def ask(self, facts: Facts) -> None:
-        """Ask these from now on."""
-        self._answering = facts
-
-    def term(self, policy_id: str, budget_id: str, tenant_id: str) -> tuple[str, Term] | None:
-        """Unit and term of a tenant's budget now, None where it has no ledger."""
-        found = self._answering
-        return found.term(policy_id, budget_id, tenant_id) if found else None
-
-    def task(self, tenant_id: str, task_id: str) -> TaskLook | None:
-        """A task that is not over."""
-        return self._answering.task(tenant_id, task_id) if self._answering else None
-
-    def tasks(self, since: int) -> Iterable[tuple[str, str]]:
-        """(tenant, task) of the tasks with an event at `since` (µs) or later."""
-        return self._answering.tasks(since) if self._answering else ()
-
-
 def term_of(
     ledgers: Mapping[LedgerKey, Ledger], policy: Policy, budget: Budget, tenant_id: str, time: int
 ) -> tuple[str, Term] | None:

@@ -11,6 +11,7 @@ from sluice.metering.classes import (
     TOKEN_CLASSES,
     UNIT_CLASSES,
 )
+from sluice.wire.outcomes import NEVER_RAN
 
 REQUEST_TYPES = frozenset({"inference", "embedding"})
 # UsageEvent fields that prices and window rows count; cached and reasoning are parts of others.
@@ -27,8 +28,6 @@ MEASURED = (
 SERVED = frozenset({"ok", "degraded"})
 # UsageEvent fields that count by class, of which one event may have several.
 CLASS_LISTS = ("cache_write_by_ttl", "tokens_by_modality", "server_tool_requests", "units")
-# Of these the provider never saw a request, so it bills no fee for one.
-NEVER_RAN = frozenset({"rejected", "throttled", "queued_out"})
 _WRITE_CLASSES = {"300": "cache_write", "3600": "cache_write_3600", "43200": "cache_write_43200"}
 # key of `tokens_by_modality` -> the class it is part of, its own class
 _MODALITIES = {

@@ -71,10 +71,6 @@ class Sources:
         sums.events += events
         sums.time, sums.dirty = time, True
 
-    def is_unprotected(self, event: Mapping[str, Any], time: int) -> bool:
-        """Whether a duplicate of this event could not be told any more."""
-        return event["source_seq"] is None and time - event["occurred_at"] > self.dedupe_window_us
-
     def count_unprotected(self, event: Mapping[str, Any], key: bytes | None, time: int) -> None:
         """Count an applied event whose duplicates cannot be told."""
         self._row(event, key, time).unprotected += 1

@@ -28,7 +28,6 @@ from sluice.metering.validate import check_usage
 from sluice.metering.windows import FUTURE_US
 from sluice.money import checked_sum
 from sluice.runtime.governance import ReferenceStore
-from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Run
 from sluice.runtime.outputs import Record
 from sluice.runtime.state import SOURCE, UNNUMBERED, State
@@ -161,7 +160,7 @@ class Accounting:
         if not self._state.tasks.has_room(run):
             raise OverflowError("a sum of the task leaves 64 bits")
 
-    def add(self, of: Labelled) -> Charged:
+    def add(self, of: Labelled) -> None:
         """Add events for which there is room."""
         state, (run, found, keys, unprotected) = self._state, of
         effects = state.tasks.add(self._task_run(of))
@@ -176,7 +175,6 @@ class Accounting:
         state.count("events", len(run.records))
         state.count("unpriced", int((~found.priced).sum()))
         state.count("clamped", int(_clamped(run).sum()))
-        return Charged(run, found.cost_pusd, found.priced)
 
     def _sums(self, of: Labelled, slots: Ints, effects: TaskEffects) -> Added:
         found, usage = of.found, of.run.usage
@@ -200,11 +198,7 @@ class Accounting:
         return moved + self._state.tasks.gross_pusd(run) if in_task.any() else 0
 
     def _unprotected(self, run: Run) -> Bools:
-        """Events whose duplicates could not be told any more."""
-        age = run.time - run.usage.number("occurred_at").value
-        unnumbered = ~run.usage.number("source_seq").known
-        found: Bools = unnumbered & (age > self._state.sources.dedupe_window_us)
-        return found
+        return dedupe.unprotected(self._state.sources, run.usage, run.time)
 
     def _count_late(self, run: Run, late: Bools, unprotected: Bools) -> None:
         state = self._state

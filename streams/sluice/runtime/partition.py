@@ -14,7 +14,7 @@ import numpy as np
 
 from sluice.errors import WireError
 from sluice.metering.columnar.priced import Priced
-from sluice.runtime.accounting import Accounting, Refused
+from sluice.runtime.accounting import Accounting, Labelled, Refused
 from sluice.runtime.governance import Governance, ReferenceStore
 from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Incoming, Run
@@ -185,7 +185,7 @@ class Partition:
         labelled = self._accounting.labelled(run, found)
         charged = Charged(run, found.cost_pusd, found.priced)
         if self._accounting.has_room(labelled) and self._governance.has_room(charged):
-            self._settle(self._accounting.add(labelled))
+            self._settle(labelled, charged)
             return []
         if len(run.records) > 1:
             ones = [np.array([row]) for row in range(len(run.records))]
@@ -195,10 +195,11 @@ class Partition:
             self._governance.check(charged)
         except OverflowError as error:
             return [(run.records[0], WireError("sum_overflow", str(error)))]
-        self._settle(self._accounting.add(labelled))
+        self._settle(labelled, charged)
         return []
 
-    def _settle(self, charged: Charged) -> None:
+    def _settle(self, labelled: Labelled, charged: Charged) -> None:
+        self._accounting.add(labelled)
         self._governance.charge(charged)
         self._watching.observe(charged)
 

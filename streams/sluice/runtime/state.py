@@ -11,7 +11,6 @@ from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.outcomes import Outcomes
 from sluice.enforcement.watch import Watchers
-from sluice.enforcement.watch_signals import LateFacts
 from sluice.metering.columnar.cohorts import CohortTable
 from sluice.metering.columnar.tasks import TaskTable
 from sluice.metering.columnar.windows import WindowTable
@@ -70,8 +69,7 @@ class State:
         self.leases: dict[LeaseKey, Lease] = {}
         self.tasks = TaskTable()
         self.cohorts = CohortTable(lateness_us)
-        self.facts = LateFacts()
-        self.watchers = Watchers(self.facts)
+        self.watchers = Watchers()
         self.outcomes = Outcomes()
         self._changed: dict[tuple[bytes, Any], None] = {}
 

@@ -65,7 +65,7 @@ class Watching:
         self._used: dict[str, str] | None = None
         # Usage or policies that were not looked at yet: a look is due although nothing more comes.
         self._unseen = True
-        state.facts.ask(KnownFacts(state, policies))
+        state.watchers.facts = KnownFacts(state, policies)
 
     def observe(self, charged: Charged) -> None:
         """Take a run of usage, all within one second."""

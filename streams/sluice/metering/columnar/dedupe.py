@@ -55,6 +55,13 @@ def observe(
     return _one_by_one(sources, usage, keys, time, rows, found)
 
 
+def unprotected(sources: Sources, usage: Usage, time: Ints) -> Bools:
+    """Events whose duplicates could not be told any more at broker times `time` (µs)."""
+    age = time - usage.number("occurred_at").value
+    found: Bools = ~usage.number("source_seq").known & (age > sources.dedupe_window_us)
+    return found
+
+
 def _moved(sources: Sources, usage: Usage, groups: Groups, time: Ints, found: Observed) -> Ints:
     """Move the marks of groups whose numbers follow one another; rows of all other groups."""
     marks = [

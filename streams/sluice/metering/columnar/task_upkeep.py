@@ -24,10 +24,11 @@ from sluice.metering.columnar.task_layout import (
     Moves,
     Store,
 )
+from sluice.metering.loops import GRAM_WINDOW
 from sluice.money import INT64_MAX
 from sluice.wire.column_types import Ints
 
-_GRAM, _GRAM_WINDOW = 3, 32
+_GRAM, _GRAM_WINDOW = 3, GRAM_WINDOW
 _PPM = 1_000_000
 
 

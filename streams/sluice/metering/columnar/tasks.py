@@ -59,8 +59,7 @@ class TaskTable:
 
     def has_room(self, run: TaskRun) -> bool:
         """Whether `add` keeps every sum of the run within 64 bits."""
-        found = task_rows(run.usage)
-        self._found = run.usage, found
+        found = self._rows_of(run.usage)
         if not len(found.rows):
             return True
         store = self._store
@@ -71,15 +70,12 @@ class TaskTable:
 
     def gross_pusd(self, run: TaskRun) -> int:
         """A bound of how far the tails of the run's tasks can move by what was added before."""
-        store = self._store
-        found = self._found
-        keys = (found[1] if found and found[0] is run.usage else task_rows(run.usage)).keys
+        store, keys = self._store, self._rows_of(run.usage).keys
         return sum(store.arrays.amounts[store.slots_in_use(keys), layout.GROSS_PUSD].tolist())
 
     def add(self, run: TaskRun) -> TaskEffects:
         """Add all events in their order; `has_room` comes first."""
-        asked, self._found = self._found, None
-        found = asked[1] if asked and asked[0] is run.usage else task_rows(run.usage)
+        found, self._found = self._rows_of(run.usage), None
         effects = np.zeros((4, run.usage.rows), dtype=np.int64)
         if len(found.rows):
             effects[:, found.rows] = self._added(run, found).T
@@ -87,6 +83,12 @@ class TaskTable:
             effects[0] != 0, effects[1], usual_inputs(run.usage, run.baseline), effects[2],
             effects[3] != 0,
         )  # fmt: skip
+
+    def _rows_of(self, usage: Usage) -> TaskRows:
+        """Which events belong to which task, looked for once until they are added."""
+        if self._found is None or self._found[0] is not usage:
+            self._found = usage, task_rows(usage)
+        return self._found[1]
 
     def _added(self, run: TaskRun, found: TaskRows) -> Ints:
         store = self._store
