@@ -194,17 +194,17 @@ def _ran(usage: Usage) -> Bools:
 def _cohorts(usage: Usage, hour: Ints) -> tuple[Groups, list[CohortHour]]:
     """Events by their cohort and hour, which some groups may share."""
     operation, tool = usage.coded("operation_name"), usage.coded("tool_name")
-    answered, asked = usage.coded("response_model"), usage.coded("request_model")
+    models = usage.models()
     is_tool = usage.coded("event_type").where("tool")
     size = np.searchsorted(np.array(SIZES), usage.number("input_tokens").value, side="left")
     size = np.where(is_tool, len(SIZE_CLASSES), size).astype(np.int64)
-    columns = (operation.codes, answered.codes, asked.codes, tool.codes, size,
+    columns = (operation.codes, models.codes, tool.codes, size,
                (hour - int(hour.min())) // HOUR_US)  # fmt: skip
     groups = grouped(*columns)
     sizes = (*SIZE_CLASSES, "")
     keys = [
         CohortHour(
-            Cohort(EVENT, _at(operation, row), _at(answered, row) or _at(asked, row),
+            Cohort(EVENT, _at(operation, row), _at(models, row),
                    sizes[int(size[row])], _at(tool, row)),
             int(hour[row]),
         )

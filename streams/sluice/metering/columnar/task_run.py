@@ -9,7 +9,7 @@ import numpy as np
 from sluice.metering import loops, packaged
 from sluice.metering.baselines import Baseline
 from sluice.metering.columnar import task_layout as layout
-from sluice.metering.columnar.names import EMPTY, Names
+from sluice.metering.columnar.names import Names
 from sluice.metering.columnar.task_kernels import gather, put_kinds
 from sluice.metering.columnar.task_layout import Kinds, Moves
 from sluice.metering.columnar.usage import Usage, grouped
@@ -85,10 +85,7 @@ def events_of(run: TaskRun, rows: Ints, names: Names) -> Ints:
     put_kinds(_kinds(run), rows, _types(usage, rows), events)
     for column, name in _TEXTS:
         events[:, column] = names.numbers(usage.coded_at(name, rows))
-    answered = events[:, layout.MODEL_OF]
-    unnamed = answered <= EMPTY
-    if unnamed.any():
-        answered[unnamed] = names.numbers(usage.coded_at("request_model", rows[unnamed]))
+    events[:, layout.MODEL_OF] = names.numbers(usage.models().take(rows))
     is_tool = (events[:, layout.KIND] & layout.TOOL) != 0
     failed = events[:, layout.OUTCOME_OF] == names.number("error")
     events[:, layout.SYMBOL] = _symbols(usage, rows, is_tool, failed)
@@ -102,7 +99,7 @@ _AMOUNTS = ("occurred_at", "started_at", "input_tokens", "output_tokens",
 _TEXTS = (
     (layout.PROJECT_OF, "project_id"), (layout.AGENT_OF, "agent_name"),
     (layout.WORKFLOW_OF, "workflow_name"), (layout.OUTCOME_OF, "outcome"),
-    (layout.SLO_OF, "slo_outcome"), (layout.MODEL_OF, "response_model"),
+    (layout.SLO_OF, "slo_outcome"),
 )  # fmt: skip
 _KINDS = {
     **dict.fromkeys(REQUEST_TYPES, layout.REQUEST),
@@ -161,16 +158,12 @@ def usual_inputs(usage: Usage, baseline: Baseline | None) -> Ints:
     otherwise = np.where(in_task, packaged.TASK_INPUT_TOKENS, 0)
     if baseline is None or not baseline.contexts:
         return otherwise
-    every = np.arange(usage.rows)
-    columns = [usage.coded_at(name, every) for name in _CONTEXT]
+    columns = [usage.coded("operation_name"), usage.models()]
     groups = grouped(*(column.codes for column in columns))
     measured = []
     for place in groups.first.tolist():
-        operation, answered, asked = _texts(columns, place)
-        usual = baseline.usual_input(operation or "", answered or asked or "")
+        operation, model = _texts(columns, place)
+        usual = baseline.usual_input(operation or "", model or "")
         measured.append((min(usual or 0, INT64_MAX), usual is not None))
     found = np.array(measured, dtype=np.int64).reshape(-1, 2)[groups.of]
     return np.where(found[:, 1] != 0, found[:, 0], otherwise)
-
-
-_CONTEXT = ("operation_name", "response_model", "request_model")

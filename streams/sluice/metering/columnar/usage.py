@@ -77,6 +77,15 @@ class Usage:
             return Coded(_ONLY, [self.text(name).one(int(rows[0]))])
         return self.text(name).take(rows).coded()
 
+    def models(self) -> Coded:
+        """The model that answered, else the one asked for; as `cohorts.model_of` says of one."""
+        answered, asked = self.coded("response_model"), self.coded("request_model")
+        unnamed = np.array([not name for name in answered.values], dtype=np.bool_)
+        codes = np.where(
+            unnamed[answered.codes], len(answered.values) + asked.codes, answered.codes
+        )
+        return Coded(codes, [*answered.values, *asked.values])
+
     def lists(self, *names: str) -> Bools:
         """Rows where one of these lists has entries."""
         found = np.zeros(self.rows, dtype=np.bool_)

@@ -76,14 +76,10 @@ class WindowTable:
         texts = [self.names.numbers(usage.coded(name)) for name in KEY_NAMES[:2]]
         tool = usage.coded("tool_name")
         tools = self.names.numbers(Coded(tool.codes, [name or "" for name in tool.values]))
-        names = np.stack([*texts, self._models(usage), tools, self._lanes(late, time)], axis=1)
+        names = np.stack(
+            [*texts, self.names.numbers(usage.models()), tools, self._lanes(late, time)], axis=1
+        )
         return Keys(names, start)
-
-    def _models(self, usage: Usage) -> Ints:
-        """The model that answered, else the one asked for."""
-        answered, asked = usage.coded("response_model"), usage.coded("request_model")
-        named = self.names.numbers(answered)
-        return np.where(named <= EMPTY, self.names.numbers(asked), named)
 
     def _lanes(self, late: Bools, time: Ints) -> Ints:
         lanes = np.full(len(late), EMPTY, dtype=np.int64)
