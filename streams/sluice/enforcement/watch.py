@@ -87,6 +87,14 @@ class Watchers:
         rules = [rule for watch in self._watches for rule in watch.rules]
         self._tables.wanted = frozenset(rule.signal for rule in rules)
 
+    def begin(self, time: int) -> None:
+        """A policy comes into force at `time` (µs): where none was, looks begin at the next border.
+
+        Not at the next event: usage of this very second may have been counted by then.
+        """
+        if time // LOOK_US > self._header.looked_at // LOOK_US:
+            self._header.looked_at, self._looked = time, True
+
     def switch(self, before: Policy, after: Policy | None) -> list[Published]:
         """End what stands on ladders of `before` that `after` (None: taken out) does not have so.
 

@@ -94,6 +94,7 @@ class Watching:
         self._unseen = True
         if before is not None:
             self._publish(self._state.watchers.switch(before, after))
+        self._state.watchers.begin(self._state.header.time)
 
     def _publish(self, messages: Iterable[Published]) -> None:
         time, outcomes = self._state.header.time, self._state.outcomes

@@ -84,6 +84,17 @@ def test_a_circling_task_is_blocked_and_let_go_again() -> None:
     assert last["action"] == "allow"
 
 
+def test_usage_in_the_second_of_its_policy_is_looked_at() -> None:
+    """Where nothing was watched for before, the first look comes at the next border, and counts."""
+    references, start, _ = begun()
+    part = partition(references)
+    part.apply([*start, *(record(2 + n, usage(n + 1, **TOOL)) for n in range(5))])
+    assert decided(part.take()) == []
+    assert part.next_due() == NOW + 5 * SECOND_US
+    part.apply([tick(7, NOW + 5 * SECOND_US)])
+    assert [d["action"] for d in decided(part.take()) if d is not None] == ["block", "block"]
+
+
 def test_a_withdrawn_policy_takes_its_ladders_decisions_away() -> None:
     """Tombstones under the keys of what stood."""
     references, start, name = begun()
