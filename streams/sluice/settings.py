@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     meter_workers: int = Field(1, ge=1, le=256, description="meter processes, at most `partitions`")
     chunk_records: int = Field(10_000, ge=1, le=100_000, description="records handled at once")
     checkpoint_ms: int = Field(1000, ge=10, le=60_000, description="checkpoint without decisions")
+    share_delay_ms: int = Field(
+        100, ge=10, le=60_000, description="usage of a budget that spans tenants is told within it"
+    )
     decision_delay_ms: int = Field(
         10, ge=0, le=1000, description="least time between two commits of decisions"
     )

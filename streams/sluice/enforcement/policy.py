@@ -119,6 +119,8 @@ def _check_parent(budget: Budget, by_id: dict[str, Budget]) -> None:
 
 
 def _misfit(budget: Budget, parent: Budget) -> str | None:
+    if budget.of_tenant != parent.of_tenant:
+        return "which spans tenants; without a parent, requests need room in both anyway"
     if budget.unit != parent.unit:
         return f"which is in {parent.unit}, not in {budget.unit}"
     if _calendar(budget) != _calendar(parent):

@@ -233,7 +233,7 @@ class Budget(Strict):
 
     @property
     def of_tenant(self) -> bool:
-        """Whether each ledger belongs to one tenant, whose partition keeps it."""
+        """Whether each ledger belongs to one tenant and its partition; else it spans tenants."""
         return "tenant_id" in self.scope or "tenant_id" in self.where
 
     @cached_property
@@ -281,12 +281,12 @@ class Budget(Strict):
 
 
 _MISFITS: tuple[tuple[Callable[[Budget], bool], str], ...] = (
-    (lambda b: not b.of_tenant,
-     "a budget across tenants is not enforced in this release; name tenant_id in scope or where"),
     (lambda b: (b.period == "rolling") != (b.rolling is not None),
      "rolling: <length> goes with period rolling, and only with it"),
     (lambda b: b.period == "task" and "task_id" not in b.scope,
      "a budget with period task needs task_id in its scope"),
+    (lambda b: b.period == "task" and not b.of_tenant,
+     "a task belongs to one tenant: a budget with period task names tenant_id in scope or where"),
     (lambda b: not b.hard and not b.rules, "a soft budget needs at least one rule"),
     (lambda b: b.unit == "concurrency" and not b.hard,
      "a concurrency budget is hard: it is reserved and never spent"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from sluice.errors import ConfigError, OutsideError
 from sluice.settings import Settings
@@ -86,7 +86,8 @@ def wait_for_broker(settings: Settings, timeout_s: float = 30.0) -> None:
 def ensure_topics(settings: Settings) -> list[str]:
     """Create the topics that are missing and return their names.
 
-    Raises ConfigError where an existing topic has another number of partitions: state is bound to
+    A topic that has gained its partition for budgets that span tenants is given it. Raises
+    ConfigError where an existing topic has another number of partitions: state is bound to
     it, so growth means a new topic generation.
     """
     wait_for_broker(settings)
@@ -94,7 +95,10 @@ def ensure_topics(settings: Settings) -> list[str]:
     there = _outside(lambda: admin.list_topics(timeout=10)).topics
     specs = topics(settings).specs()
     for spec in specs:
-        _check_partitions(spec, there)
+        if _lacks_one(spec, settings, there):
+            _grow(admin, spec)
+        else:
+            _check_partitions(spec, there)
     missing = [spec for spec in specs if spec.name not in there]
     if not missing:
         return []
@@ -106,6 +110,17 @@ def ensure_topics(settings: Settings) -> list[str]:
 
 def _new_topic(spec: TopicSpec, replication: int) -> NewTopic:
     return NewTopic(spec.name, spec.partitions, replication, config=dict(spec.config))
+
+
+def _lacks_one(spec: TopicSpec, settings: Settings, there: dict[str, Any]) -> bool:
+    """Whether a topic is of the time before budgets could span tenants; no key is hashed in it."""
+    grown = spec.partitions == settings.partitions + 1
+    return grown and spec.name in there and len(there[spec.name].partitions) == settings.partitions
+
+
+def _grow(admin: AdminClient, spec: TopicSpec) -> None:
+    for future in admin.create_partitions([NewPartitions(spec.name, spec.partitions)]).values():
+        _outside(future.result)
 
 
 def _check_partitions(spec: TopicSpec, there: dict[str, Any]) -> None:

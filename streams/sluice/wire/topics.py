@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _DAY_MS = 86_400_000
+_USAGE, _LEASES = "usage.v1", "leases.v1"
 _COMPACT = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1",
             "max.compaction.lag.ms": "60000"}  # fmt: skip
 # A value above the wire limit must still reach the dead-letter topic whole.
@@ -28,8 +29,9 @@ class TopicSpec:
 class Topics:
     """Names of all topics under one prefix.
 
-    `partitions` holds for usage, windows, tasks, sources, budgets, control and the meter's state:
-    a row, a decision and a state record keep the partition number of the usage they come from.
+    `partitions` holds for usage, windows, tasks, sources and the meter's state: a row, a decision
+    and a state record keep the partition number of the usage they come from. Budgets, outcomes and
+    control have one more, number `across`, for budgets that span tenants.
     """
 
     prefix: str
@@ -40,9 +42,14 @@ class Topics:
         return f"{self.prefix}{stem}"
 
     @property
+    def across(self) -> int:
+        """Partition of budgets, outcomes and control for what spans tenants."""
+        return self.partitions
+
+    @property
     def usage(self) -> str:
         """Usage events, holder reports, activations and ticks, keyed by tenant."""
-        return self._name("usage.v1")
+        return self._name(_USAGE)
 
     @property
     def policy(self) -> str:
@@ -85,6 +92,16 @@ class Topics:
         return self._name("partials.v1")
 
     @property
+    def leases(self) -> str:
+        """What budgets that span tenants are told: shares of usage partitions, holder reports."""
+        return self._name(_LEASES)
+
+    @property
+    def rollup_state(self) -> str:
+        """The checkpointed state of budgets that span tenants."""
+        return self._name("rollup-state.v1")
+
+    @property
     def control(self) -> str:
         """Decisions, lease grants, heartbeats; what admission points follow."""
         return self._name("control.v1")
@@ -109,14 +126,22 @@ class Topics:
             TopicSpec(self.windows, many, _delete(3)),
             TopicSpec(self.tasks, many, _delete(3)),
             TopicSpec(self.sources, many, _delete(3)),
-            TopicSpec(self.budgets, many, _delete(3)),
-            TopicSpec(self.outcomes, many, _delete(3)),
+            TopicSpec(self.budgets, many + one, _delete(3)),
+            TopicSpec(self.outcomes, many + one, _delete(3)),
             # One partition: its reader needs the shares of all usage partitions.
             TopicSpec(self.partials, one, _COMPACT | _delete(9, "compact,delete")),
-            TopicSpec(self.control, many, _COMPACT),
+            # One partition: shares and reports on them have one order.
+            TopicSpec(self.leases, one, _delete(7) | _BROKER_TIME),
+            TopicSpec(self.control, many + one, _COMPACT),
             TopicSpec(self.dlq, one, _delete(14) | _LARGER),
             TopicSpec(self.meter_state, many, _COMPACT | _LARGE),
+            TopicSpec(self.rollup_state, one, _COMPACT | _LARGE),
         ]
+
+
+def leases_beside(usage: str) -> str:
+    """The leases topic that belongs to a usage topic."""
+    return usage.removesuffix(_USAGE) + _LEASES
 
 
 def _delete(days: int, policy: str = "delete") -> dict[str, str]:

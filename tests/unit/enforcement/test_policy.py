@@ -71,7 +71,6 @@ def test_rules_stand_in_the_order_of_their_thresholds() -> None:
         ("rate_per_minute: 30", "rate_per_minut: 30", "did you mean rate_per_minute?"),
         ("[tenant_id]", "[tenant_id, modle]", "modle is no field of a scope; one of: tenant_id"),
         ("[tenant_id]", "[tenant_id, tenant_id]", "a field stands twice in the scope"),
-        ("[tenant_id]", "[project_id]", "a budget across tenants is not enforced in this release"),
         ("unit: usd", "where: {poool: a}", "poool is no field to match; one of: tenant_id"),
         ("unit: usd", "fail: {cold: open}", "cold is no situation; one of: control_stale"),
         ("unit: usd", "fail: {cold_start: ajar}", "fail.cold_start: Input should be 'open'"),
