@@ -10,6 +10,7 @@ import msgspec
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.outcomes import Outcomes
+from sluice.enforcement.shares import Share, ShareKey
 from sluice.enforcement.watch import Watchers
 from sluice.metering.columnar.cohorts import CohortTable
 from sluice.metering.columnar.tasks import TaskTable
@@ -26,7 +27,7 @@ from sluice.runtime.state_rows import (
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
 WATCHER, OUTCOME = b"x", b"o"
-LEASE = b"g"
+LEASE, SHARE = b"g", b"p"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -55,6 +56,7 @@ _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = 
     UNNUMBERED: (lambda b: tuple(_any(b)), _any),
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
     LEASE: (lambda b: LeaseKey(*_any(b)), msgspec.msgpack.Decoder(Lease).decode),
+    SHARE: (lambda b: ShareKey(*_any(b)), msgspec.msgpack.Decoder(Share).decode),
 }
 
 
@@ -67,6 +69,7 @@ class State:
         self.windows = WindowTable(lateness_us)
         self.ledgers: dict[LedgerKey, Ledger] = {}
         self.leases: dict[LeaseKey, Lease] = {}
+        self.shares: dict[ShareKey, Share] = {}
         self.tasks = TaskTable()
         self.cohorts = CohortTable(lateness_us)
         self.watchers = Watchers()
@@ -116,7 +119,7 @@ class State:
     def _table(self, kind: bytes) -> dict[Any, Any]:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
-            LEDGER: self.ledgers, LEASE: self.leases,
+            LEDGER: self.ledgers, LEASE: self.leases, SHARE: self.shares,
         }  # fmt: skip
         return tables[kind]
 
