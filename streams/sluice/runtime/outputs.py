@@ -31,10 +31,14 @@ class Record(Protocol):
 
 
 class Outbox:
-    """Outputs of one partition in their order; `urgent` when a decision waits among them."""
+    """Outputs of one partition in their order; `urgent` when a decision waits among them.
 
-    def __init__(self, topics: Topics, number: int) -> None:
+    `source` is the topic and partition that records come from; None = usage, of the same number.
+    """
+
+    def __init__(self, topics: Topics, number: int, source: tuple[str, int] | None = None) -> None:
         self.topics, self.number = topics, number
+        self._source = source or (topics.usage, number)
         self._records: list[OutRecord] = []
         # Broker time (µs) of the record behind the first decision among them.
         self.urgent_since: int | None = None
@@ -72,8 +76,8 @@ class Outbox:
         told = {
             "reason": error.reason,
             "detail": error.detail[:500],
-            "topic": self.topics.usage,
-            "partition": self.number,
+            "topic": self._source[0],
+            "partition": self._source[1],
             "offset": record.offset,
         }
         if value is not None and len(value) > _MAX_DEAD_LETTER_BYTES:

@@ -1,72 +1,38 @@
-"""One partition's usage applied in order: state in, state and outputs out, no clock, no Kafka.
-
-Time is the highest broker timestamp seen. Work that depends on time happens at second borders of
-that time, before the record that crosses the border, so chunk borders change nothing. A row's
-version is the input position it covers.
-"""
+"""One partition's usage applied in order; runs of it at once where nothing happens on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from sluice.errors import WireError
 from sluice.metering.columnar.priced import Priced
 from sluice.runtime.accounting import Accounting, Labelled, Refused
-from sluice.runtime.governance import Governance, ReferenceStore
+from sluice.runtime.governance import ReferenceStore
+from sluice.runtime.governed import Governed
 from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Incoming, Run
-from sluice.runtime.outputs import Outbox, OutRecord, Record
-from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
-from sluice.runtime.state import HEADER, State
+from sluice.runtime.outputs import Record
+from sluice.runtime.places import usage_place
+from sluice.runtime.state import State
 from sluice.runtime.watching import Watching
 from sluice.wire.topics import Topics
 
-ANNOUNCE_US = 24 * 3_600_000_000
-_SWITCHED = frozenset({"policy", "price_book", "baseline"})
 
-
-class Partition:
+class Partition(Governed):
     """Applies records of one usage partition."""
 
     def __init__(
         self, topics: Topics, number: int, state: State, references: ReferenceStore, *,
         epoch: int, generation: int = 0,
     ) -> None:  # fmt: skip
-        self.number = number
-        self.state = state
-        self._topics = topics
-        self._references = references
-        self.epoch = (generation << 32) + epoch
-        self._outbox = Outbox(topics, number)
-        self._governance = Governance(
-            state, self._outbox, references, epoch=self.epoch, version_base=generation << 48
-        )
-        self._accounting = Accounting(state, references)
-        self._watching = Watching(
-            state, self._outbox, self._governance.policies, epoch=self.epoch,
-            version_base=generation << 48,
+        super().__init__(
+            topics, usage_place(topics, number), state, references,
+            epoch=epoch, generation=generation,
         )  # fmt: skip
-        self._publishing = Publishing(state, self._outbox, generation << 48)
-        self.waiting_for: tuple[str, str, str] | None = None
-
-    @property
-    def urgent_since(self) -> int | None:
-        """Broker time (µs) of the first record whose decision waits to be committed."""
-        return self._outbox.urgent_since
-
-    @property
-    def urgent(self) -> bool:
-        """Whether a decision waits to be committed."""
-        return self._outbox.urgent
-
-    def ready(self) -> bool:
-        """Whether every version in force is at hand; `waiting_for` names the one that is not."""
-        names = self.in_force()
-        self.waiting_for = next((n for n in names if self._references.get(n) is None), None)
-        return self.waiting_for is None
+        self._accounting = Accounting(state, references)
+        self._watching = Watching(state, self._outbox, self._governance.policies, epoch=self.epoch)
 
     def apply(self, records: Sequence[Record]) -> int:
         """Apply records in order and return how many were.
@@ -89,70 +55,7 @@ class Partition:
             begin = end
         return len(records)
 
-    def announce_due(self) -> bool:
-        """Whether the versions in force should be named again in this partition's input.
-
-        Usage is kept for a week; whoever begins to read it then must still learn what is in force.
-        """
-        header = self.state.header
-        return header.time - header.announced > ANNOUNCE_US and bool(self.in_force())
-
-    def in_force(self) -> list[tuple[str, str, str]]:
-        """Names of every version in force."""
-        header = self.state.header
-        kinds = (("price_book", header.price_book), ("baseline", header.baseline))
-        policies = [("policy", *item) for item in sorted(header.policies.items())]
-        return [*policies, *((kind, *held) for kind, held in kinds if held)]
-
-    def take(self) -> list[OutRecord]:
-        """State changes and outputs since the last call, as one checkpoint writes them."""
-        changelog = self._topics.meter_state
-        rows = [OutRecord(changelog, self.number, k, v) for k, v in self.state.take_changes()]
-        return rows + self._outbox.take()
-
-    def next_due(self) -> int | None:
-        """Broker time at which work waits even if no record comes (µs), or None."""
-        dues = (self._governance.next_due(), self._watching.next_due(),
-                self._publishing.next_due())  # fmt: skip
-        return min((due for due in dues if due is not None), default=None)
-
-    # ---- time
-
-    def _advance(self, record: Record) -> None:
-        header = self.state.header
-        header.time = max(header.time, record.timestamp * 1000)
-        self.state.touch(HEADER)
-        slot = header.time // SECOND_US
-        if slot == header.slot:
-            return
-        last, header.slot = header.slot, slot
-        self._governance.pass_time(record)
-        self._watching.pass_time(record)
-        if slot // PUBLISH_S != last // PUBLISH_S:
-            self._publishing.rows(record.offset)
-            for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
-                self._governance.publish(key, record.offset)
-        if slot // ROUND_S != last // ROUND_S:
-            self._publishing.round(record.offset)
-            self._watching.rows(record.offset)
-        if slot // SWEEP_S != last // SWEEP_S:
-            self._publishing.sweep()
-
-    # ---- records
-
-    def _dispatch(self, record: Record, name: str, fields: dict[str, Any]) -> None:
-        if name == "Activate":
-            self._activate(record, fields)
-        elif name == "HolderReport":
-            self._report(record, fields)
-        elif name != "Tick":
-            self._dead_letter(record, WireError("unexpected_record", f"{name} on a usage topic"))
-
-    def _report(self, record: Record, fields: dict[str, Any]) -> None:
-        try:
-            self._governance.holder_report(record, fields)
-        except WireError as error:
-            self._dead_letter(record, error)
+    # ---- usage
 
     def _run(self, incoming: Incoming, begin: int, end: int) -> None:
         """Apply usage within one second, and what cannot be read between it."""
@@ -203,38 +106,18 @@ class Partition:
         self._governance.charge(charged)
         self._watching.observe(charged)
 
-    # ---- versions
+    # ---- time and versions
 
-    def _at_hand(self, fields: dict[str, Any]) -> bool:
-        name = (fields["kind"], fields["id"], fields["version"])
-        if fields["kind"] not in _SWITCHED or not fields["version"]:
-            return True
-        arrived = self._references.get(name) is not None or self._references.is_faulty(name)
-        self.waiting_for = None if arrived else name
-        return arrived
+    def next_due(self) -> int | None:
+        """Broker time at which work waits even if no record comes (µs), or None."""
+        dues = (super().next_due(), self._watching.next_due())
+        return min((due for due in dues if due is not None), default=None)
 
-    def _activate(self, record: Record, fields: dict[str, Any]) -> None:
-        kind, ident, version = fields["kind"], fields["id"], fields["version"]
-        if version and (kind, ident, version) in self.in_force():
-            self.state.header.announced = self.state.header.time
-            return  # named again, so that whoever reads the topic from here on knows it
-        if kind not in _SWITCHED:
-            self._dead_letter(record, WireError("unknown_activation", f"kind {kind!r}"))
-            return
-        if version and self._references.get((kind, ident, version)) is None:
-            self._dead_letter(record, WireError("bad_reference", f"{kind} {ident} {version}"))
-            return
-        self.state.header.announced = self.state.header.announced or self.state.header.time
-        if kind == "price_book":
-            self.state.header.price_book = (ident, version) if version else None
-        elif kind == "baseline":
-            self.state.header.baseline = (ident, version) if version else None
-        else:
-            before = self._governance.policy(ident)
-            self._governance.switch_policy(record, ident, version)
-            self._watching.switch(before, self._governance.policy(ident))
+    def _pass_time(self, record: Record) -> None:
+        super()._pass_time(record)
+        self._watching.pass_time(record)
 
-    def _dead_letter(self, record: Record, error: WireError) -> None:
-        self.state.count("dead_letters")
-        self.state.count(f"dead_letters.{error.reason}")
-        self._outbox.dead_letter(record, error)
+    def _switch_policy(self, record: Record, policy_id: str, version: str) -> None:
+        before = self._governance.policy(policy_id)
+        super()._switch_policy(record, policy_id, version)
+        self._watching.switch(before, self._governance.policy(policy_id))

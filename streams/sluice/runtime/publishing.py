@@ -51,12 +51,22 @@ class Publishing:
             self._outbox.keyed(topic, keys[code], value)
 
     def round(self, position: int) -> None:
-        """Publish how complete producers are, and what cohorts cost."""
+        """Publish how complete producers are, what cohorts cost, and what ended decisions did."""
+        self._producers(position)
+        self._cohorts(position)
+        for row in self._state.outcomes.take_ended(self._version_base + position):
+            value = encode_row("DecisionOutcome", row)
+            self._outbox.row(self._outbox.topics.outcomes, row["decision_id"], value)
+
+    def _producers(self, position: int) -> None:
         state, version = self._state, self._version_base + position
         for key, sums in state.sources.take_dirty():
             state.touch(SOURCE, key)
             value = encode_row("SourceRow", sources.row_record(key, sums, version))
             self._outbox.row(self._outbox.topics.sources, key.tenant_id, value)
+
+    def _cohorts(self, position: int) -> None:
+        state, version = self._state, self._version_base + position
         complete = watermark(state.header.time)
         hours, number = state.cohorts.take_dirty(), self._outbox.number
         if not hours:

@@ -1,7 +1,6 @@
 """Ladders and outcomes of one partition: usage and time in, decisions out.
 
-Signals are looked at when time passes a border, before the record that brings it; what a decision
-did is counted until it has ended, and published then.
+Signals are looked at when time passes a border, before the record that brings it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sluice.metering.tasks import TaskKey, TaskLook
 from sluice.runtime.governing_columns import Charged
 from sluice.runtime.outputs import Outbox, Record
 from sluice.runtime.state import State
-from sluice.wire.codec import encode, encode_row
+from sluice.wire.codec import encode
 from sluice.wire.column_types import Numbers
 
 Policies = Callable[[], list[Policy]]
@@ -52,16 +51,13 @@ class KnownFacts:
 
 
 class Watching:
-    """Moves what signals ask for, and what decisions did, to the outbox."""
+    """Moves what signals ask for to the outbox, and counts what decisions did."""
 
-    def __init__(
-        self, state: State, outbox: Outbox, policies: Policies, *, epoch: int, version_base: int
-    ) -> None:
+    def __init__(self, state: State, outbox: Outbox, policies: Policies, *, epoch: int) -> None:
         self._state = state
         self._outbox = outbox
         self._policies = policies
         self._epoch = epoch
-        self._version_base = version_base
         self._used: dict[str, str] | None = None
         # Usage or policies that were not looked at yet: a look is due although nothing more comes.
         self._unseen = True
@@ -87,7 +83,6 @@ class Watching:
         self._unseen = self._unseen and time < self._state.watchers.next_look
         for change in self._state.watchers.at(time):
             self._publish(decisions(change.policy, change.moved, change.standing, cause))
-        self._state.outcomes.end_expired(time)
 
     def switch(self, before: Policy | None, after: Policy | None) -> None:
         """A policy was switched: what stands on ladders that are gone ends."""
@@ -108,19 +103,12 @@ class Watching:
                 self._outbox.control(key, encode("Decision", record), time)
                 outcomes.begin(record, time)
 
-    def rows(self, position: int) -> None:
-        """Publish what decisions did that have ended."""
-        for row in self._state.outcomes.take_ended(self._version_base + position):
-            value = encode_row("DecisionOutcome", row)
-            self._outbox.row(self._outbox.topics.outcomes, row["decision_id"], value)
-
     def next_due(self) -> int | None:
         """Broker time (µs) at which something is due if no record comes, or None."""
         self._use()
         watchers = self._state.watchers
         unseen = self._unseen and not watchers.idle
-        dues = (watchers.next_look if unseen else None, watchers.next_due(),
-                self._state.outcomes.next_due())  # fmt: skip
+        dues = (watchers.next_look if unseen else None, watchers.next_due())
         return min((due for due in dues if due is not None), default=None)
 
     def _use(self) -> None:
