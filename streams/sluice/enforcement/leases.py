@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from sluice.enforcement.budgets import LedgerKey
 from sluice.money import clamped
 
 TTL_US = 120_000_000
@@ -41,6 +42,11 @@ class LeaseKey(NamedTuple):
     period_id: str
     holder: str
     source_epoch: str
+
+    @property
+    def ledger(self) -> LedgerKey:
+        """The ledger that it is a part of."""
+        return LedgerKey(*self[:4])
 
 
 class Lease(msgspec.Struct, array_like=True):

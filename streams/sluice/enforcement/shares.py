@@ -63,9 +63,24 @@ class Sums(NamedTuple):
     unpriced: int
 
 
+NOTHING = Sums(0, 0, 0, 0)
+
+
+class Told(msgspec.Struct, array_like=True):
+    """A share as its partition told it last, and what of it its ledger was charged."""
+
+    share: Share
+    charged: Sums = NOTHING
+
+
 def sums_of(share: Share) -> Sums:
     """The sums of a share."""
     return Sums(share.settled, share.corrected, share.events, share.unpriced)
+
+
+def uncharged(told: Told) -> Sums:
+    """What of a share its ledger was not charged yet."""
+    return Sums(*(n - had for n, had in zip(sums_of(told.share), told.charged, strict=True)))
 
 
 def add(share: Share, more: Sums) -> None:

@@ -12,7 +12,7 @@ from sluice.enforcement.amounts import amount, scope_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.columnar import Counted, amounts
 from sluice.enforcement.decisions import Cause, control_key, decide
-from sluice.enforcement.leases import LeaseKey
+from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
@@ -22,8 +22,10 @@ from sluice.runtime.in_force import InForce, ReferenceStore, budget_of
 from sluice.runtime.incoming import Run
 from sluice.runtime.leasing import Leasing
 from sluice.runtime.outputs import Outbox, Record
+from sluice.runtime.reports import check_report
 from sluice.runtime.rows import budget_record
 from sluice.runtime.state import State
+from sluice.runtime.wholeness import numbers_seen, unanswered
 from sluice.wire.codec import encode
 
 __all__ = ["Governance", "ReferenceStore"]
@@ -47,19 +49,26 @@ class Governance(InForce):
         *,
         epoch: int,
         version_base: int,
+        of_tenants: bool = True,
     ) -> None:
         super().__init__(state, references)
         self._outbox = outbox
         self._epoch = epoch
         self._version_base = version_base
+        self._of_tenants = of_tenants
         self._agenda = Agenda()
-        self._leasing = Leasing(state, outbox, self._agenda, self)
+        self._leasing = Leasing(state, outbox, self._agenda, self, self._is_whole)
         # Ledgers with a standing decision, by what their control key names.
         self._standing: dict[tuple[str, str, str], set[LedgerKey]] = defaultdict(set)
         self._filled = False
         self._restored_at = state.header.time
         # No sum of a ledger was ever farther from 0.
         self._most = 0
+
+    def _is_whole(self, key: LeaseKey, last_seq: int) -> bool:
+        if self._of_tenants:
+            return numbers_seen(self._state, key, last_seq)
+        return not unanswered(self._state, key, self._outbox.topics.partitions)
 
     # ---- usage
 
@@ -127,13 +136,24 @@ class Governance(InForce):
 
     def holder_report(self, record: Record, fields: dict[str, Any]) -> None:
         """Grant leases of hard budgets; WireError where a HolderReport breaks its contract."""
+        check_report(record, fields, of_tenants=self._of_tenants)
         self._fill()
-        self._leasing.report(record, fields)
+        self._leasing.report(record.offset, fields)
+
+    def closing_leases(self) -> list[tuple[LeaseKey, Lease]]:
+        """Leases of processes that are over and whose usage may not all have come."""
+        self._fill()
+        return self._leasing.closing()
+
+    def close_whole(self) -> None:
+        """End the leases of such processes whose usage has all come."""
+        self._leasing.close_whole()
 
     def held_to(
         self, policy: Policy, budget: Budget, scope: str, period: Period, tenant_id: str
     ) -> Ledger:
         """The ledger of a scope, opened and kept where there is none."""
+        self._fill()
         key, ledger, _, _ = self._charge(policy, budget, scope, period, tenant_id)
         budgets.pass_slices(ledger, budget, self._state.header.time)
         self._state.ledgers[key] = ledger
@@ -306,8 +326,8 @@ class Governance(InForce):
         self, key: LedgerKey, before: Policy | None, after: Policy | None, offset: int
     ) -> None:
         ledger = self._state.ledgers[key]
-        budget = budget_of(after, key, ledger)
-        old = budget_of(before, key, ledger)
+        budget = budget_of(after, key, ledger.period_start)
+        old = budget_of(before, key, ledger.period_start)
         moved = before is not None and after is not None and before.mode != after.mode
         other = budget is not None and ledger.unit != budget.ledger_unit
         # The news that a limit no longer holds is not said again, and is of the old version.

@@ -38,8 +38,9 @@ class Governed(ABC):
         self._version_base = generation << 48
         self._outbox = Outbox(topics, place.number, (place.source, place.partition))
         self._governance = Governance(
-            state, self._outbox, references, epoch=self.epoch, version_base=self._version_base
-        )
+            state, self._outbox, references, epoch=self.epoch,
+            version_base=self._version_base, of_tenants=place.of_tenants,
+        )  # fmt: skip
         self._publishing = Publishing(state, self._outbox, self._version_base)
         self.waiting_for: tuple[str, str, str] | None = None
 

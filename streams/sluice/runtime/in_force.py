@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from sluice.enforcement import budgets
-from sluice.enforcement.budgets import Ledger, LedgerKey
+from sluice.enforcement.budgets import LedgerKey
 from sluice.enforcement.policy import Budget, Policy
 from sluice.runtime.state import State
 from sluice.wire.scopes import scope_fields
@@ -44,13 +44,13 @@ class InForce:
 
     def budget(self, key: LedgerKey) -> Budget | None:
         """The budget in force that a ledger belongs to."""
-        return budget_of(self.policy(key.policy_id), key, self._state.ledgers[key])
+        return budget_of(self.policy(key.policy_id), key, self._state.ledgers[key].period_start)
 
 
-def budget_of(policy: Policy | None, key: LedgerKey, ledger: Ledger) -> Budget | None:
+def budget_of(policy: Policy | None, key: LedgerKey, period_start: int) -> Budget | None:
     """The budget of a ledger, unless it has other scopes or periods by now."""
     budget = policy.by_id.get(key.budget_id) if policy else None
     if budget is None or scope_fields(key.scope).keys() != set(budget.scope):
         return None
-    period = budgets.charged_period(budget, ledger.period_start)
+    period = budgets.charged_period(budget, period_start)
     return budget if period.period_id == key.period_id else None

@@ -13,14 +13,14 @@ from sluice.enforcement.leases import CLOSED, OPEN, PRESUMED, SEEN, Lease, Lease
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.reserved import Reserved
 from sluice.enforcement.rules_said import grant_record
-from sluice.metering.sources import SourceKey
 from sluice.money import clamped
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
-from sluice.runtime.outputs import Outbox, Record
-from sluice.runtime.reports import AHEAD_US, check_report, named_period, read_report
+from sluice.runtime.outputs import Outbox
+from sluice.runtime.reports import AHEAD_US, named_period, read_report
 from sluice.runtime.rows import Held
 from sluice.runtime.state import LEASE, State
+from sluice.runtime.wholeness import IsWhole
 from sluice.wire.codec import encode
 from sluice.wire.scopes import scope_fields, scope_text
 
@@ -59,11 +59,14 @@ class Court(Protocol):
 class Leasing:
     """Shares out what is left of hard budgets."""
 
-    def __init__(self, state: State, outbox: Outbox, agenda: Agenda, court: Court) -> None:
+    def __init__(
+        self, state: State, outbox: Outbox, agenda: Agenda, court: Court, is_whole: IsWhole
+    ) -> None:
         self._state = state
         self._outbox = outbox
         self._agenda = agenda
         self._court = court
+        self._is_whole = is_whole
         self._by_ledger: dict[LedgerKey, set[LeaseKey]] = defaultdict(set)
         self._closing: set[LeaseKey] = set()
         self._reserved = Reserved()
@@ -84,7 +87,7 @@ class Leasing:
             self._agenda.enter(key, _due(lease))
 
     def _index(self, key: LeaseKey, lease: Lease) -> None:
-        self._by_ledger[LedgerKey(*key[:4])].add(key)
+        self._by_ledger[key.ledger].add(key)
         if lease.closing and lease.phase != CLOSED:
             self._closing.add(key)
         self._reserved.put(self._chain_keys(key), key, lease)
@@ -116,21 +119,20 @@ class Leasing:
 
     # ---- reports
 
-    def report(self, record: Record, fields: dict[str, Any]) -> None:
-        """Hear a HolderReport; WireError where it breaks its contract."""
-        check_report(record, fields)
+    def report(self, offset: int, fields: dict[str, Any]) -> None:
+        """Hear a HolderReport that was found at `offset` and keeps its contract."""
         names = set(fields["budget_ids"])
         heard = 0
         for policy in self._court.policies():
             for budget in policy.budgets:
                 if budget.budget_id in names and fields["policy_id"] in ("", policy.policy_id):
-                    heard += self._hear(record.offset, fields, policy, budget)
+                    heard += self._hear(offset, fields, policy, budget)
         self._state.count("reports", heard)
         self._state.count("reports_ignored", max(0, len(names) - heard))
 
     def _hear(self, offset: int, fields: dict[str, Any], policy: Policy, budget: Budget) -> bool:
         """Whether a report said anything about a budget that it names."""
-        scope = fields["scope"] or scope_text([("tenant_id", fields["tenant_id"])])
+        scope = fields["scope"] or _whole_tenant(fields["tenant_id"])
         if not budget.hard or fields["unit"] != budget.ledger_unit:
             return False
         known = self._state.ledgers.get(
@@ -233,6 +235,10 @@ class Leasing:
         self._closing.add(key)
         self._close_if_whole(key)
 
+    def closing(self) -> list[tuple[LeaseKey, Lease]]:
+        """Leases whose processes are over and whose usage may not all have come."""
+        return [(key, self._state.leases[key]) for key in sorted(self._closing)]
+
     def close_whole(self) -> None:
         """End the leases whose processes are over and whose usage has all come."""
         for key in sorted(self._closing):
@@ -243,22 +249,12 @@ class Leasing:
         if lease is None or not self._is_whole(key, lease.last_seq):
             return
         self._closing.discard(key)
-        unit = self._state.ledgers[LedgerKey(*key[:4])].unit
+        unit = self._state.ledgers[key.ledger].unit
         if unit == "concurrency":
             lease.base = 0  # no usage will say that it has ended
         leases.close(lease)
         self._note(key, lease)
         self._tell_end(key)
-
-    def _is_whole(self, key: LeaseKey, last_seq: int) -> bool:
-        """Whether everything that the process emitted up to a number has been seen."""
-        if last_seq <= 0:
-            return True
-        tenant_id = self._state.ledgers[LedgerKey(*key[:4])].tenant_id
-        sums = self._state.sources.rows.get(SourceKey(key.holder, key.source_epoch, tenant_id))
-        if sums is None or sums.highest < last_seq:
-            return False
-        return all(first > last_seq for first, _ in sums.missing)
 
     def due(self, key: LeaseKey) -> None:
         """A lease expires, or its row is over."""
@@ -282,7 +278,7 @@ class Leasing:
 
     def forget(self, key: LeaseKey) -> None:
         """A lease of a period that is over, or of a budget that is gone."""
-        ledger_key = LedgerKey(*key[:4])
+        ledger_key = key.ledger
         self._reserved.put(self._chain_keys(key), key, None)
         self._by_ledger[ledger_key].discard(key)
         self._closing.discard(key)
@@ -295,7 +291,7 @@ class Leasing:
         for key in sorted(self._state.leases):
             if before is None or key.policy_id != before.policy_id:
                 continue
-            new, old = self._court.budget(LedgerKey(*key[:4])), before.by_id.get(key.budget_id)
+            new, old = self._court.budget(key.ledger), before.by_id.get(key.budget_id)
             if new is None or not new.hard or not old or new.ledger_unit != old.ledger_unit:
                 if self._state.leases[key].phase in (OPEN, PRESUMED):
                     self._tell_end(key)
@@ -306,7 +302,7 @@ class Leasing:
 
     def _note(self, key: LeaseKey, lease: Lease) -> None:
         """A lease changed."""
-        self._by_ledger[LedgerKey(*key[:4])].add(key)
+        self._by_ledger[key.ledger].add(key)
         self._reserved.put(self._chain_keys(key), key, lease)
         self._state.touch(LEASE, key)
         self._agenda.enter(key, _due(lease))
@@ -320,7 +316,7 @@ class Leasing:
 
     def _chain_keys(self, key: LeaseKey) -> list[LedgerKey]:
         policy = self._court.policy(key.policy_id)
-        chain = [LedgerKey(*key[:4])]
+        chain = [key.ledger]
         for one in policy.ancestors.get(key.budget_id, ()) if policy else ():
             part = _part(one, key.scope)
             chain.append(LedgerKey(key.policy_id, one.budget_id, part, key.period_id))
@@ -334,6 +330,10 @@ class Leasing:
         if policy is None:
             raise LookupError(f"policy {key.policy_id} is not in force")
         return policy
+
+
+def _whole_tenant(tenant_id: str) -> str:
+    return scope_text([("tenant_id", tenant_id)]) if tenant_id else ""
 
 
 def _part(budget: Budget, scope: str) -> str:

@@ -115,8 +115,13 @@ class _Collector:
         yield from ()
 
 
-def partition_samples(status: Mapping[str, Any], topic: str, now_s: float) -> Iterator[Sample]:
-    """Samples of one meter partition from its status; `now_s` in Unix seconds."""
+def partition_samples(
+    status: Mapping[str, Any], read: tuple[str, int], now_s: float
+) -> Iterator[Sample]:
+    """Samples of one owned partition from its status; `now_s` in Unix seconds.
+
+    `read` is the topic and partition that it reads.
+    """
     number = str(status["partition"])
     counters: Mapping[str, int] = status["counters"]
     for name in _COUNTERS:
@@ -133,6 +138,7 @@ def partition_samples(status: Mapping[str, Any], topic: str, now_s: float) -> It
             yield "sluice_incomplete_events", (number, source, kind), count
     yield "sluice_watermark_seconds", (number,), status["watermark"] / 1e6
     if status["lag"] is not None:
-        yield "sluice_lag_records", (topic, number), status["lag"]
+        labels = (read[0], str(read[1]))
+        yield "sluice_lag_records", labels, status["lag"]
         behind = now_s - status["time"] / 1e6 if status["lag"] else 0.0
-        yield "sluice_lag_seconds", (topic, number), max(0.0, behind)
+        yield "sluice_lag_seconds", labels, max(0.0, behind)

@@ -1,21 +1,25 @@
-"""One partition that a meter process owns: its state in memory, its log, how far it is."""
+"""One partition that a process owns: its state in memory, its log, how far it is."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from sluice.metering.windows import watermark
+from sluice.runtime.across import Across
 from sluice.runtime.checkpoint import Fenced, PartitionLog, first_and_end
 from sluice.runtime.chunks import Chunk
+from sluice.runtime.governed import Governed
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.partition import Partition
+from sluice.runtime.places import Place
 from sluice.runtime.references import References
 from sluice.runtime.state import State
 from sluice.settings import Settings
@@ -40,17 +44,18 @@ class OwnedPartition:
     """One partition's state in memory, its checkpoint log, and the position reached."""
 
     def __init__(
-        self, settings: Settings, number: int, references: References, metrics: Metrics
+        self, settings: Settings, place: Place, references: References, metrics: Metrics
     ) -> None:
         self._metrics = metrics
-        names = topics(settings)
         self._settings = settings
-        self._topics = names
+        self._topics = topics(settings)
         self._references = references
-        self.number = number
-        self.log = PartitionLog(settings, "meter", (names.usage, number), names.meter_state)
+        self.place = place
+        self.number = place.number
+        source = (place.source, place.partition)
+        self.log = PartitionLog(settings, place.app, source, place.changelog)
         self.lock = asyncio.Lock()
-        self.partition: Partition | None = None
+        self.partition: Governed | None = None
         self.position = 0
         self.committed = 0
         self.end: int | None = None
@@ -74,8 +79,9 @@ class OwnedPartition:
             state.count("expired", self.expired)
         self.position = max(start, position or 0)
         self.committed = self.position
-        self.partition = Partition(
-            self._topics, self.number, state, self._references,
+        begin: Callable[..., Governed] = Partition if self.place.of_tenants else Across
+        self.partition = begin(
+            self._topics, self.place.partition, state, self._references,
             epoch=self.log.marker.epoch, generation=self._settings.topic_generation,
         )  # fmt: skip
         self._moved_at = self._still_since = self._probed_at = time.monotonic()
@@ -194,6 +200,7 @@ class OwnedPartition:
             "cohorts": len(state.cohorts),
             "missing_numbers": state.sources.missing(),
             "incomplete": _worst(state.sources.incomplete()),
+            "shares": len(state.told),
             "policies": state.header.policies,
             "price_book": state.header.price_book,
             "baseline": state.header.baseline,
@@ -204,7 +211,8 @@ class OwnedPartition:
     def _first_offset(self) -> int:
         while True:
             try:
-                return first_and_end(self._settings, self._topics.usage, self.number)[0]
+                place = self.place
+                return first_and_end(self._settings, place.source, place.partition)[0]
             except KafkaException as error:
                 log.warning("partition %d: %s; waiting", self.number, error.args[0].str())
                 if self.log.stopping.wait(_BROKER_WAIT_S):
@@ -222,12 +230,13 @@ class OwnedPartition:
             "sequence": self.position,
             "issued_at": time.time_ns() // 1000,
             "watermark": state.header.time,
+            "of_tenants": self.place.of_tenants,
         }
         key = f"heartbeat|{self.number}".encode()
         value = encode("Heartbeat", fields)
         return [OutRecord(self._topics.control, self.number, key, value)]
 
-    def _ready_partition(self) -> Partition:
+    def _ready_partition(self) -> Governed:
         if self.partition is None:
             raise RuntimeError("restore() comes first")
         return self.partition

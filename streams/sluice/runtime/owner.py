@@ -1,4 +1,4 @@
-"""The partitions that a meter process owns: restore, apply, checkpoint, hand over."""
+"""The partitions that a process owns: restore, apply, checkpoint, hand over."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sluice.runtime.checkpoint import Fenced, give_back_memory
 from sluice.runtime.chunks import Chunk
 from sluice.runtime.metrics import Metrics
 from sluice.runtime.owned import OwnedPartition
+from sluice.runtime.places import Place
 from sluice.runtime.references import References
 from sluice.settings import Settings
 
@@ -20,18 +21,20 @@ log = logging.getLogger(__name__)
 
 
 class Owner:
-    """All partitions of this process.
+    """All partitions of this process, each by its number in the input.
 
-    `on_fenced` ends it when another process took one over, `on_fault` when a commit failed in a
-    way that leaves what is in memory ahead of what can still be written.
+    `place_of` says where such a number is read. `on_fenced` ends the process when another one took
+    a partition over, `on_fault` when a commit failed in a way that leaves what is in memory ahead
+    of what can still be written.
     """
 
     def __init__(
-        self, settings: Settings, references: References, metrics: Metrics, *,
-        on_fenced: Callable[[str], None], on_fault: Callable[[str], None],
+        self, settings: Settings, place_of: Callable[[int], Place], references: References,
+        metrics: Metrics, *, on_fenced: Callable[[str], None], on_fault: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._metrics = metrics
         self._settings = settings
+        self.place_of = place_of
         self._references = references
         self._on_fenced = on_fenced
         self._on_fault = on_fault
@@ -61,7 +64,8 @@ class Owner:
                 log.info("partition %d was taken over meanwhile; restoring", number)
             else:
                 return
-        fresh = OwnedPartition(self._settings, number, self._references, self._metrics)
+        place = self.place_of(number)
+        fresh = OwnedPartition(self._settings, place, self._references, self._metrics)
         loop = asyncio.get_running_loop()
         self.owned[number] = await loop.run_in_executor(self._executor, fresh.restore)
 

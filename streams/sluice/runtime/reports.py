@@ -20,9 +20,15 @@ _AMOUNTS = ("wants", "in_flight_reserved", "interim_spend", "last_seq", "committ
             "per_request")  # fmt: skip
 
 
-def check_report(record: Record, fields: dict[str, Any]) -> None:
-    """Raise WireError where a HolderReport breaks its contract."""
-    if record.key != fields["tenant_id"].encode() or not fields["tenant_id"]:
+def check_report(record: Record, fields: dict[str, Any], *, of_tenants: bool) -> None:
+    """Raise WireError where a HolderReport breaks its contract.
+
+    `of_tenants`: whether reports are about budgets of tenants here, and go by their keys.
+    """
+    if not of_tenants:
+        if fields["tenant_id"]:
+            raise WireError("wrong_topic", "a report on a tenant's budgets goes to usage")
+    elif record.key != fields["tenant_id"].encode() or not fields["tenant_id"]:
         raise WireError("wrong_key", "the key of a report is its tenant_id")
     for name in _AMOUNTS:
         if not 0 <= (fields[name] or 0) <= MAX_LIMIT:
@@ -50,12 +56,13 @@ def named_period(
     """The period that a report names at broker time `time` (µs).
 
     None where there is none such by the budget's calendar, or the scope is not one of the budget's
-    and of the tenant. `known` is the ledger of that name, if there is one.
+    and of the tenant; a budget that spans tenants has none. `known` is the ledger of that name, if
+    there is one.
     """
     named = scope_fields(scope)
     if named.keys() != set(budget.scope) or scope_text(named.items()) != scope:
         return None
-    if {**budget.where, **named}.get("tenant_id") != fields["tenant_id"]:
+    if {**budget.where, **named}.get("tenant_id", "") != fields["tenant_id"]:
         return None
     name = fields["period"]
     if known is not None:

@@ -10,7 +10,7 @@ import msgspec
 from sluice.enforcement.budgets import Ledger, LedgerKey
 from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.outcomes import Outcomes
-from sluice.enforcement.shares import Share, ShareKey
+from sluice.enforcement.shares import Share, ShareKey, Told
 from sluice.enforcement.watch import Watchers
 from sluice.metering.columnar.cohorts import CohortTable
 from sluice.metering.columnar.tasks import TaskTable
@@ -27,8 +27,10 @@ from sluice.runtime.state_rows import (
 
 HEADER, SOURCE, UNNUMBERED, WINDOW, LEDGER, TASK, COHORT = b"h", b"s", b"u", b"w", b"l", b"t", b"c"
 WATCHER, OUTCOME = b"x", b"o"
-LEASE, SHARE = b"g", b"p"
+LEASE, SHARE, TOLD = b"g", b"p", b"q"
 _LEDGER_KEEP_US = 36 * 86_400_000_000  # usage is accepted for 35 days after it occurred
+# Longer than partitions tell of a share, so that none is charged twice.
+_TOLD_KEEP_US = 38 * 86_400_000_000
 
 _encode = msgspec.msgpack.Encoder().encode
 _any = msgspec.msgpack.Decoder().decode
@@ -57,6 +59,7 @@ _DECODERS: dict[bytes, tuple[Callable[[bytes], Any], Callable[[bytes], Any]]] = 
     LEDGER: (lambda b: LedgerKey(*_any(b)), msgspec.msgpack.Decoder(Ledger).decode),
     LEASE: (lambda b: LeaseKey(*_any(b)), msgspec.msgpack.Decoder(Lease).decode),
     SHARE: (lambda b: ShareKey(*_any(b)), msgspec.msgpack.Decoder(Share).decode),
+    TOLD: (lambda b: ShareKey(*_any(b)), msgspec.msgpack.Decoder(Told).decode),
 }
 
 
@@ -70,6 +73,7 @@ class State:
         self.ledgers: dict[LedgerKey, Ledger] = {}
         self.leases: dict[LeaseKey, Lease] = {}
         self.shares: dict[ShareKey, Share] = {}
+        self.told: dict[ShareKey, Told] = {}
         self.tasks = TaskTable()
         self.cohorts = CohortTable(lateness_us)
         self.watchers = Watchers()
@@ -120,6 +124,7 @@ class State:
         tables: dict[bytes, dict[Any, Any]] = {
             SOURCE: self.sources.rows, UNNUMBERED: self.sources.unnumbered,
             LEDGER: self.ledgers, LEASE: self.leases, SHARE: self.shares,
+            TOLD: self.told,
         }  # fmt: skip
         return tables[kind]
 
@@ -154,6 +159,10 @@ class State:
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
             self.touch_ledger(key)
+        over = time - _TOLD_KEEP_US
+        for name in [k for k, told in self.told.items() if told.share.period_end < over]:
+            del self.told[name]
+            self.touch(TOLD, name)
 
 
 def _put(table: dict[Any, Any], identity: Any, row: Any) -> None:

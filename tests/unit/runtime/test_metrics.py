@@ -27,7 +27,7 @@ def test_a_partition_is_told_in_samples_of_the_table() -> None:
         "windows": 1, "tasks": 2, "ledgers": 3, "sources": 4, "cohorts": 5, "missing_numbers": 6,
         "incomplete": {"gw": (6, 1, 0, 2)}, "watermark": 7_000_000, "lag": 9, "time": 90_000_000,
     }  # fmt: skip
-    samples = list(partition_samples(status, "usage.v1", 100.0))
+    samples = list(partition_samples(status, ("usage.v1", 3), 100.0))
     assert all(len(labels) == len(METRICS[name][1]) for name, labels, _ in samples)
     assert ("sluice_dead_letters_total", ("3", "truncated"), 2) in samples
     assert ("sluice_incomplete_events", ("3", "gw", "lost"), 1) in samples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.owned import Hole, OwnedPartition
 from sluice.runtime.owner import Owner
+from sluice.runtime.places import usage_place
 from sluice.runtime.references import References
 from sluice.settings import Settings, load_settings
 
@@ -57,7 +59,9 @@ class Clock:
 def owned_partition() -> tuple[OwnedPartition, FakeLog, list[FakeRecord]]:
     """A governed partition with a fake log, and its first records."""
     settings = Settings()
-    owned = OwnedPartition(settings, 0, cast("References", None), Metrics(list))
+    owned = OwnedPartition(
+        settings, usage_place(TOPICS, 0), cast("References", None), Metrics(list)
+    )
     owned.partition, _, start = governed()
     log = FakeLog()
     owned.log = cast("Any", log)
@@ -119,7 +123,7 @@ def test_a_failed_commit_ends_the_process() -> None:
     """What a commit took from memory and could not write must not be built upon."""
     owned, log, start = owned_partition()
     ended: list[str] = []
-    owner = Owner(Settings(), cast("References", None), Metrics(list),
+    owner = Owner(Settings(), partial(usage_place, TOPICS), cast("References", None), Metrics(list),
                   on_fenced=ended.append, on_fault=ended.append)  # fmt: skip
     owner.owned[0] = owned
     log.commit = _broken  # type: ignore[method-assign]
