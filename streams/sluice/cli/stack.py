@@ -92,17 +92,19 @@ def _show(stack: Any, workers: dict[str, dict[str, Any]]) -> None:
     table("Processes", ("process", "state", "pid", "restarts", "last exit"), rows)
     for note in stack.notes:
         console.print(note, markup=False)
-    meters = _partitions(workers)
+    meters = _partitions(workers, "meter")
     if meters:
         columns = ("partition", "position", "committed", "lag", "windows", "tasks", "ledgers",
                    "waits for")  # fmt: skip
         table("Meter", columns,
               [_meter_row(p) for p in sorted(meters, key=lambda p: p["partition"])])  # fmt: skip
-        counters: dict[str, int] = {}
-        for partition in meters:
-            for name, count in partition["counters"].items():
-                counters[name] = counters.get(name, 0) + count
-        table("Counters", ("what", "count"), sorted(counters.items()))
+        table("Counters", ("what", "count"), _counters(meters))
+    across = _partitions(workers, "rollup")
+    if across:
+        columns = ("position", "committed", "lag", "ledgers", "leases", "shares", "policies",
+                   "waits for")  # fmt: skip
+        table("Budgets that span tenants", columns, [_across_row(p) for p in across])
+        table("Their counters", ("what", "count"), _counters(across))
     sink_status = workers.get("sink")
     if sink_status:
         table("Sink", ("topic", "partition", "position"), sink_status["positions"])
@@ -116,25 +118,42 @@ def _show(stack: Any, workers: dict[str, dict[str, Any]]) -> None:
 
 
 def _meter_row(partition: dict[str, Any]) -> tuple[Any, ...]:
-    waits = "/".join(partition["waiting_for"] or ()) or "-"
+    return (partition["partition"], *_reached(partition), partition["windows"],
+            partition["tasks"], partition["ledgers"], _waits(partition))  # fmt: skip
+
+
+def _across_row(partition: dict[str, Any]) -> tuple[Any, ...]:
+    return (*_reached(partition), partition["ledgers"], partition["leases"], partition["shares"],
+            len(partition["policies"]), _waits(partition))  # fmt: skip
+
+
+def _reached(partition: dict[str, Any]) -> tuple[Any, ...]:
     lag = "?" if partition.get("lag") is None else partition["lag"]
-    return (partition["partition"], partition["position"], partition["committed"], lag,
-            partition["windows"], partition["tasks"], partition["ledgers"], waits)  # fmt: skip
+    return partition["position"], partition["committed"], lag
+
+
+def _waits(partition: dict[str, Any]) -> str:
+    return "/".join(partition["waiting_for"] or ()) or "-"
+
+
+def _counters(partitions: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    counters: dict[str, int] = {}
+    for partition in partitions:
+        for name, count in partition["counters"].items():
+            counters[name] = counters.get(name, 0) + count
+    return sorted(counters.items())
 
 
 def _add_lag(settings: Settings, workers: dict[str, dict[str, Any]]) -> None:
-    """Records that each meter partition has not committed yet; None where the broker is away."""
+    """Records that each owned partition has not committed yet; None where the broker is away."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    from sluice.wire.kafka import consumer_config, topics
+    from sluice.wire.kafka import consumer_config
 
     consumer = Consumer(consumer_config(settings))
-    usage = topics(settings).usage
-    for partition in _partitions(workers):
+    for partition in _partitions(workers, "meter") + _partitions(workers, "rollup"):
         try:
-            ends = consumer.get_watermark_offsets(
-                TopicPartition(usage, partition["partition"]), timeout=2
-            )
+            ends = consumer.get_watermark_offsets(TopicPartition(*partition["input"]), timeout=2)
         except KafkaException:
             partition["lag"] = None
         else:
@@ -142,8 +161,8 @@ def _add_lag(settings: Settings, workers: dict[str, dict[str, Any]]) -> None:
     consumer.close()
 
 
-def _partitions(workers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [p for name, w in workers.items() if name.startswith("meter") for p in w["partitions"]]
+def _partitions(workers: dict[str, dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [p for name, w in workers.items() if name.startswith(kind) for p in w["partitions"]]
 
 
 def _worker_status(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -187,15 +206,20 @@ def sink(dir: Dir = None) -> None:
         main(settings_of(dir))
 
 
-def rollup(dir: Dir = None) -> None:
-    """Run the rollup, which makes baselines of what the meters measured, in the foreground.
+def rollup(
+    dir: Dir = None,
+    slot: Annotated[
+        str, typer.Option(help="Name of this worker; all but one of them stand by.")
+    ] = "0",
+) -> None:
+    """Run the rollup in the foreground: budgets that span tenants, and baselines.
 
     Example: sluice rollup
     """
     from sluice.runtime.apps.rollup import main
 
     with _unrestartable():
-        main(settings_of(dir))
+        main(settings_of(dir), slot)
 
 
 def clickhouse(

@@ -186,6 +186,7 @@ class OwnedPartition:
         state = partition.state
         return {
             "partition": self.number,
+            "input": (self.place.source, self.place.partition),
             "position": self.position,
             "committed": self.committed,
             "epoch": self.log.marker.epoch,

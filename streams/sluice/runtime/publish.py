@@ -1,7 +1,7 @@
 """Publish policies, price books and baselines and switch them on, in band.
 
-A version goes to its topic first; then an Activate record goes into every usage partition, so that
-each partition changes over at one place of its own order.
+A version goes to its topic first; then an Activate record goes into every usage partition, and to
+where budgets that span tenants are kept, so that each changes over at one place of its own order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sluice.wire.scan import committed_records
 KEPT = "kept"
 
 _TIMEOUT_S = 15.0
-# usage.v1 keeps records for 7 days, and names its versions at least once a day.
+# usage.v1 and leases.v1 keep records for 7 days, and name their versions at least once a day.
 _BASELINE_KEEP_US = 9 * 86_400_000_000
 
 
@@ -124,8 +124,9 @@ def _publish(settings: Settings, topic: str, name: Name, value: bytes) -> None:
 def _activate(settings: Settings, producer: Producer, name: Name) -> None:
     kind, ident, version = name
     value = encode("Activate", {"kind": kind, "id": ident, "version": version})
-    usage = topics(settings).usage
-    _send(producer, [(usage, number, None, value) for number in range(settings.partitions)])
+    names = topics(settings)
+    places = [(names.usage, number) for number in range(settings.partitions)]
+    _send(producer, [(*place, None, value) for place in (*places, (names.leases, 0))])
 
 
 def _producer(settings: Settings) -> Producer:

@@ -64,10 +64,8 @@ async def apply(owner: Owner, message: Any) -> None:
 
 def samples(owner: Owner) -> Iterator[Sample]:
     """What Prometheus shows of the owned partitions."""
-    for number, owned in list(owner.owned.items()):
-        if owned.partition is not None:
-            source = (owned.place.source, number)
-            yield from partition_samples(owned.status(), source, time.time())
+    for status in owner.statuses():
+        yield from partition_samples(status, status["input"], time.time())
 
 
 class Upkeep:

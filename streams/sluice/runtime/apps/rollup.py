@@ -1,8 +1,9 @@
 """The rollup: sums that span tenants, from the shares that each usage partition publishes.
 
-Today these are baselines: once an hour has closed, what its cohorts cost enters a new version,
-which is published and switched on in every usage partition. The partials topic is the state: it is
-read from its beginning at every start. It has one partition, so a second rollup only stands by.
+These are budgets and baselines. Budgets have shares and reports of holders on the leases topic, and
+a checkpointed state like a meter's. Of baselines the partials topic is the state, read from its
+beginning at every start: once an hour has closed, what its cohorts cost enters a new version, which
+is published and switched on. Both topics have one partition, so a second rollup only stands by.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 from faust.types import TP
 
 from sluice.metering.refresh import Refresh
+from sluice.runtime.across import Across
 from sluice.runtime.baselining import published_baseline, take
-from sluice.runtime.chunks import Chunk, ChunkConsumer, RawSchema
+from sluice.runtime.chunks import Chunk, RawSchema
 from sluice.runtime.metrics import Metrics, Sample
+from sluice.runtime.owner import Owner
 from sluice.runtime.patience import Patience
+from sluice.runtime.places import across_place
 from sluice.runtime.publish import publish_baseline, retire_baselines
+from sluice.runtime.questions import Questions
+from sluice.runtime.references import References
+from sluice.runtime.upkeep import OwnerConsumer, Upkeep, apply, make_owner, samples
 from sluice.runtime.worker import (
     EXIT_FAULT,
     WorkerApp,
     die,
     make_app,
+    rest_collector,
     run,
     setup_logging,
     write_status,
@@ -57,6 +68,10 @@ class Rollup:
         if before is not None:  # a predecessor may have died before every partition had it
             await self._patience.call(publish_baseline, self._settings, before)
         self._refresh = Refresh(before)
+
+    def rest(self) -> None:
+        """Make no more baselines: somebody else does."""
+        self._refresh = None
 
     def add(self, chunk: Chunk) -> None:
         """Take records of the partials topic."""
@@ -97,30 +112,39 @@ class Rollup:
         }
 
 
-class RollupConsumer(ChunkConsumer):
-    """Reads the topic from its beginning whenever it is assigned."""
+class RollupConsumer(OwnerConsumer):
+    """Goes on with budgets at their checkpoint; reads shares of baselines from the beginning."""
 
     rollup: Rollup
+    leases: str
 
     async def positions(self, owned: set[TP]) -> dict[TP, int]:
-        """The first offset of the topic."""
-        earliest = await self.earliest_offsets(*owned) if owned else {}
+        """The position of each input; without any, this process stands by."""
+        leases = {tp for tp in owned if tp.topic == self.leases}
+        found = await super().positions(leases)
+        partials = owned - leases
+        earliest = await self.earliest_offsets(*partials) if partials else {}
+        if not earliest:
+            self.rollup.rest()
         for first in earliest.values():
             await self.rollup.begin(first)
-        return dict(earliest)
+        return found | dict(earliest)
 
 
-def build(settings: Settings) -> WorkerApp:
-    """The rollup's Faust application."""
+def build(settings: Settings, slot: str) -> WorkerApp:
+    """The rollup's Faust application for one worker slot."""
+    references, names = References(settings), topics(settings)
     rollup = Rollup(settings)
-    port = Metrics(rollup.samples).serve(settings, 1)
-    consumer = type("Consumer", (RollupConsumer,), {"rollup": rollup})
-    app = make_app(settings, "rollup", "0", consumer)
-    source = app.topic(
-        topics(settings).partials, schema=RawSchema(key_serializer="raw", value_serializer="raw")
-    )
+    metrics = Metrics(lambda: chain(rollup.samples(), samples(owner)))
+    owner = make_owner(settings, partial(across_place, names), references, metrics)
+    upkeep = Upkeep(settings, owner)
+    questions = Questions(names.usage, upkeep.producer)
+    port = metrics.serve(settings, 1)
+    members = {"owner": owner, "rollup": rollup, "leases": names.leases}
+    app = make_app(settings, "rollup", slot, type("Consumer", (RollupConsumer,), members))
+    schema = RawSchema(key_serializer="raw", value_serializer="raw")
 
-    @app.agent(source)
+    @app.agent(app.topic(names.partials, schema=schema))
     async def add(stream: Any) -> None:
         async for event in stream.events():
             try:
@@ -128,22 +152,47 @@ def build(settings: Settings) -> WorkerApp:
             except Exception as error:
                 die(EXIT_FAULT, f"partials@{event.message.offset}: {error!r}")
 
+    @app.agent(app.topic(names.leases, schema=schema))
+    async def govern(stream: Any) -> None:
+        async for event in stream.events():
+            await apply(owner, event.message)
+
+    @app.task
+    async def follow_references() -> None:
+        references.start()
+
+    @app.timer(settings.checkpoint_ms / 1000)
+    async def checkpoint() -> None:
+        await owner.checkpoint_all()
+
     @app.timer(_CHECK_S)
     async def refresh() -> None:
         await rollup.refresh()
 
     @app.timer(1.0)
-    async def report() -> None:
-        write_status(settings.dir, "rollup", {**rollup.status(), "metrics_port": port})
+    async def tick() -> None:
+        status = {**rollup.status(), "partitions": owner.statuses(), "metrics_port": port}
+        write_status(settings.dir, "rollup" if slot == "0" else f"rollup-{slot}", status)
+        upkeep.look(app.consumer.highwater)
+        if not upkeep.away():
+            _ask(owner, questions)
 
     return app
 
 
-def main(settings: Settings) -> None:
-    """Run the rollup until it is told to stop."""
+def _ask(owner: Owner, questions: Questions) -> None:
+    for owned in owner.owned.values():
+        if isinstance(owned.partition, Across):
+            questions.ask(owned.partition)
+
+
+def main(settings: Settings, slot: str) -> None:
+    """Run one rollup worker until it is told to stop."""
     setup_logging(settings)
+    rest_collector()
     asyncio.set_event_loop(asyncio.new_event_loop())
-    run(build(settings), settings)
+    Path(settings.dir).mkdir(parents=True, exist_ok=True)
+    run(build(settings, slot), settings)
 
 
 def _end_of_partials(settings: Settings) -> int:
