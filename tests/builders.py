@@ -14,6 +14,7 @@ from sluice.metering.columnar.window_rows import row_columns
 from sluice.metering.prices import PriceBook, default_book
 from sluice.metering.tasks import TaskKey
 from sluice.metering.windows import WindowKey
+from sluice.runtime.across import Across
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
 from sluice.wire.codec import decode, encode
@@ -134,6 +135,18 @@ def partition(
     state = State(3_600_000_000, 3_600_000_000)
     state.load({key: value or b"" for key, value in (stored or {}).items()})
     return Partition(TOPICS, number, state, references, epoch=epoch)
+
+
+def across(
+    references: FakeReferences,
+    *,
+    epoch: int = 1,
+    stored: Mapping[bytes, bytes | None] | None = None,
+) -> Across:
+    """The partition of budgets that span tenants, empty or with stored state rows."""
+    state = State(3_600_000_000, 3_600_000_000)
+    state.load({key: value or b"" for key, value in (stored or {}).items()})
+    return Across(TOPICS, 0, state, references, epoch=epoch)
 
 
 def governed() -> tuple[Partition, FakeReferences, list[FakeRecord]]:

@@ -1,0 +1,181 @@
+"""Budgets that span tenants through the running system: shares, one owner, crashes in between."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from tests.builders import usage
+from tests.integration.conftest import Stack, until
+
+from sluice.enforcement.leases import LeaseKey, lease_key_bytes
+from sluice.enforcement.shares import Share, ShareKey, share_record
+from sluice.periods import Period, period_of
+from sluice.wire.codec import decode, encode
+from sluice.wire.emitter import UsageEmitter
+from sluice.wire.kafka import producer_config, topics
+from sluice.wire.scan import committed_records
+
+SOFT = """
+policy_id: everyone
+budgets:
+  - budget_id: day
+    scope: []
+    unit: tokens
+    limit: 1000
+    period: day
+    rules: [{rule_id: stop, at: 100%, action: block}]
+"""
+HARD = SOFT.replace("everyone", "pool").replace(
+    "rules: [{rule_id: stop, at: 100%, action: block}]", "hard: true"
+)
+TENANTS = [f"tenant-{number}" for number in range(12)]
+
+
+class Teller:
+    """Puts shares and reports on the leases topic as usage partitions and holders do."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.topics = topics(stack.settings)
+        self.settings = stack.settings
+        self.producer = Producer(producer_config(stack.settings))
+        self.begun_at = time.time_ns() // 1000
+        self.period: Period = period_of("day", "UTC", self.begun_at)
+
+    def tell(self, partition: int, settled: int, version: int, *, source: str = "",
+             closing: bool = False) -> None:  # fmt: skip
+        """A share of one partition."""
+        epoch = "e1" if source else ""
+        key = ShareKey(partition, "pool", "day", "", self.period.period_id, source, epoch)
+        share = Share("tokens", self.period.start, self.period.end, self.begun_at, settled,
+                      events=1, version=version, closing=closing)  # fmt: skip
+        self.send("PartialRow", share_record(key, share))
+
+    def report(self, wants: int, **over: Any) -> None:
+        """What a holder has and wants."""
+        fields = {
+            "holder": "gw", "holder_slot": "gw", "source_epoch": "e1", "tenant_id": "",
+            "policy_id": "pool", "budget_ids": ["day"], "scope": "",
+            "period": self.period.period_id, "unit": "tokens", "wants": wants,
+            "in_flight_reserved": 0, "interim_spend": 0, "last_seq": 0,
+        }  # fmt: skip
+        self.send("HolderReport", fields | over)
+
+    def send(self, name: str, fields: dict[str, Any]) -> None:
+        """One record on the leases topic."""
+        self.producer.produce(self.topics.leases, encode(name, fields), b"day", 0)
+        assert self.producer.flush(30) == 0
+
+    def granted(self) -> list[int]:
+        """Every grant so far, oldest first; -1 = the lease ended."""
+        key = lease_key_bytes(LeaseKey("pool", "day", "", self.period.period_id, "gw", "e1"))
+        found = [r for r in committed_records(self.settings, self.topics.control) if r.key == key]
+        assert {record.partition for record in found} <= {self.topics.across}
+        return [decode(r.value)[1]["granted_total"] if r.value else -1 for r in found]
+
+    def asked(self) -> set[int]:
+        """Usage partitions that were asked whether they hold more usage of the process."""
+        found = set()
+        for record in committed_records(self.settings, self.topics.usage):
+            name, fields = decode(record.value or b"")
+            if name == "HolderReport" and fields["closing"] and not fields["tenant_id"]:
+                found.add(record.partition)
+        return found
+
+
+def test_leases_of_a_budget_that_spans_tenants_survive_a_crash(
+    own_stack: Stack, tmp_path: Path
+) -> None:
+    """A grant, shares, a killed rollup, a grant on top, and an end that waits for all answers."""
+    stack, teller = own_stack, Teller(own_stack)
+    apply(stack, tmp_path, HARD)
+    teller.report(wants=400)
+    until(lambda: teller.granted() == [400], what="the first grant")
+    teller.tell(0, 100, 1, source="gw")
+    teller.tell(1, 300, 1)
+    budget = (
+        "SELECT toInt64(settled_amount) AS s, toInt64(reserved_amount) AS r, "
+        "toInt64(remaining_amount) AS m FROM budget_state "
+        "WHERE tenant_id = '' AND policy_id = 'pool'"
+    )
+    held = [400, 300, 300]
+    until(lambda: numbers(stack, budget) == held, what="settled and reserved in SQL")
+    stack.kill("rollup")
+    teller.tell(1, 300, 1)
+    teller.report(wants=500, last_seq=1)
+    until(lambda: teller.granted()[-1:] == [600], what="a grant of the next owner")
+    teller.report(wants=0, last_seq=1, closing=True)
+    partitions = stack.settings.partitions
+    until(lambda: teller.asked() == set(range(partitions)), what="all partitions are asked")
+    for number in range(partitions):
+        assert teller.granted()[-1] != -1
+        teller.tell(number, 100 if number == 0 else 0, 2, source="gw", closing=True)
+    until(lambda: teller.granted()[-1:] == [-1], what="the end of the lease")
+    ended = [400, 0, 600]
+    until(lambda: numbers(stack, budget) == ended, what="nothing reserved in SQL")
+    shown = stack.sluice("status").stdout
+    assert "Budgets that span tenants" in shown
+
+
+def test_usage_of_many_tenants_meets_one_limit(own_stack: Stack, tmp_path: Path) -> None:
+    """A block without a tenant, rows of no tenant, and a killed rollup that changes nothing."""
+    stack = own_stack
+    apply(stack, tmp_path, SOFT)
+    names = topics(stack.settings)
+    budget = (
+        "SELECT toInt64(settled_amount) AS s, toInt64(events) AS e, toInt64(limit_amount) AS l "
+        "FROM budget_state WHERE tenant_id = '' AND policy_id = 'everyone'"
+    )
+    config = producer_config(stack.settings)
+    with UsageEmitter(config, names.usage, "gw", tmp_path / "gw.wal") as emitter:
+        emit(emitter, 40)
+        until(lambda: numbers(stack, budget) == [480, 12, 1000], what="the first sum in SQL")
+        assert not blocks(stack)
+        stack.kill("rollup")
+        emit(emitter, 50)
+        until(lambda: bool(blocks(stack)), what="the limit of all is met")
+        stack.kill("meter-0")
+        stack.kill("rollup")
+        emit(emitter, 10)
+        until(lambda: numbers(stack, budget) == [1200, 36, 1000], what="the last sum in SQL")
+    (said,) = {block["decision_id"]: block for block in blocks(stack)}.values()
+    assert not any(said["scope"].values())
+
+
+def apply(stack: Stack, folder: Path, text: str) -> None:
+    """Put a policy in force."""
+    file = folder / "policy.yaml"
+    file.write_text(text)
+    done = stack.sluice("policy", "apply", str(file))
+    assert done.returncode == 0, done.stderr
+
+
+def emit(emitter: UsageEmitter, tokens: int) -> None:
+    """One call of each tenant."""
+    now = time.time_ns() // 1000
+    for tenant in TENANTS:
+        event = usage(occurred_at=now, started_at=now, tenant_id=tenant, input_tokens=tokens,
+                      output_tokens=0)  # fmt: skip
+        for name in ("event_id", "source", "source_epoch", "source_seq"):
+            del event[name]
+        emitter.emit(event)
+    emitter.flush(30)
+
+
+def blocks(stack: Stack) -> list[dict[str, Any]]:
+    """Decisions of the budget that spans tenants."""
+    names, found = topics(stack.settings), []
+    for record in committed_records(stack.settings, names.control):
+        if record.partition == names.across and record.value:
+            name, fields = decode(record.value)
+            if name == "Decision" and fields["action"] == "block":
+                found.append(fields)
+    return found
+
+
+def numbers(stack: Stack, query: str) -> list[int]:
+    """The only row of a query, or nothing."""
+    found = [[int(value) for value in row.values()] for row in stack.rows_when_up(query)]
+    return found[0] if len(found) == 1 else []
