@@ -86,9 +86,9 @@ class _One(NamedTuple):
     charge: Charge
 
 
-def charge_run(charged: Charged, policies: list[Policy], ledgers: Ledgers) -> None:
-    """Charge events within one second to the budgets of `policies`."""
-    shares = list(_shares(charged, policies))
+def charge_run(charged: Charged, governed: list[tuple[Policy, Budget]], ledgers: Ledgers) -> None:
+    """Charge events within one second to the budgets that are `governed`."""
+    shares = list(_shares(charged, governed))
     groups = sorted(
         (first, place, group)
         for place, share in enumerate(shares)
@@ -116,17 +116,16 @@ def _one(place: int, share: _Share, group: int, run: Run, ledgers: Ledgers) -> _
     return _One(place, share, group, charge)
 
 
-def _shares(charged: Charged, policies: list[Policy]) -> Iterator[_Share]:
+def _shares(charged: Charged, governed: list[tuple[Policy, Budget]]) -> Iterator[_Share]:
     run, facts = charged.run, facts_of(charged.run.usage, charged.cost_pusd, charged.priced)
     by_unit: dict[str, Ints] = {}
-    for policy in policies:
-        for budget in policy.budgets:
-            found, unit = counted(budget, run.usage), budget.ledger_unit
-            if found is None:
-                continue
-            if unit not in by_unit:
-                by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
-            yield _share(policy, budget, found, facts.take(found.rows), by_unit[unit], run)
+    for policy, budget in governed:
+        found, unit = counted(budget, run.usage), budget.ledger_unit
+        if found is None:
+            continue
+        if unit not in by_unit:
+            by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
+        yield _share(policy, budget, found, facts.take(found.rows), by_unit[unit], run)
 
 
 def _share(
