@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, cast
 
-import numpy as np
-
 from sluice.enforcement import budgets
 from sluice.enforcement.amounts import amount, scope_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
-from sluice.enforcement.columnar import Counted, amounts
+from sluice.enforcement.columnar import Counted
 from sluice.enforcement.decisions import Cause, control_key, decide
 from sluice.enforcement.leases import LeaseKey
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
-from sluice.runtime.governing_columns import Charge, Charged, charge_run
+from sluice.runtime.governing_columns import ROOM, Charge, Charged, charge_run, moved
 from sluice.runtime.in_force import InForce, ReferenceStore
 from sluice.runtime.incoming import Run
 from sluice.runtime.leasing import Leasing
@@ -27,9 +25,6 @@ from sluice.runtime.state import State
 from sluice.wire.codec import encode
 
 __all__ = ["Governance", "ReferenceStore"]
-
-# Far enough from 64 bits that no sum of a run leaves them.
-_ROOM = 2.0**62
 
 
 class Governance(InForce):
@@ -68,10 +63,8 @@ class Governance(InForce):
     def has_room(self, charged: Charged) -> bool:
         """Whether no ledger can leave 64 bits, whichever of these events are charged."""
         self._fill()
-        usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
         units = {budget.ledger_unit for _, budget in self.governed()}
-        columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
-        return self._most + max((float(np.abs(c).sum()) for c in columns), default=0) < _ROOM
+        return self._most + moved(units, charged) < ROOM
 
     def check(self, charged: Charged) -> None:
         """Raise OverflowError where a ledger cannot take the only event of a run."""

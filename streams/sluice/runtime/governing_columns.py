@@ -28,6 +28,9 @@ from sluice.metering.columnar.usage import grouped
 from sluice.runtime.incoming import Run
 from sluice.wire.column_types import Bools, Coded, Ints
 
+# Far enough from 64 bits that no sum of a run leaves them.
+ROOM = 2.0**62
+
 
 class Charge(NamedTuple):
     """A ledger that events are charged to, with the rules that judge it."""
@@ -44,6 +47,16 @@ class Charged(NamedTuple):
     run: Run
     cost_pusd: Ints
     priced: Bools
+
+
+class Taken(NamedTuple):
+    """Events that count in a budget, and what each of them takes of it."""
+
+    policy: Policy
+    budget: Budget
+    counted: Counted
+    facts: Facts
+    used: Ints
 
 
 class Ledgers(Protocol):
@@ -86,9 +99,32 @@ class _One(NamedTuple):
     charge: Charge
 
 
+def moved(units: set[str], charged: Charged) -> float:
+    """The most that a sum in one of these units can move, whichever of the events are added."""
+    usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
+    columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
+    return max((float(np.abs(column).sum()) for column in columns), default=0.0)
+
+
+def taken(charged: Charged, governed: list[tuple[Policy, Budget]]) -> Iterator[Taken]:
+    """What events take of each budget that they count in."""
+    if not governed:
+        return
+    run, facts = charged.run, facts_of(charged.run.usage, charged.cost_pusd, charged.priced)
+    by_unit: dict[str, Ints] = {}
+    for policy, budget in governed:
+        found, unit = counted(budget, run.usage), budget.ledger_unit
+        if found is None:
+            continue
+        if unit not in by_unit:
+            by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
+        rows = found.rows
+        yield Taken(policy, budget, found, facts.take(rows), by_unit[unit][rows])
+
+
 def charge_run(charged: Charged, governed: list[tuple[Policy, Budget]], ledgers: Ledgers) -> None:
     """Charge events within one second to the budgets that are `governed`."""
-    shares = list(_shares(charged, governed))
+    shares = [_share(of, charged.run) for of in taken(charged, governed)]
     groups = sorted(
         (first, place, group)
         for place, share in enumerate(shares)
@@ -116,22 +152,9 @@ def _one(place: int, share: _Share, group: int, run: Run, ledgers: Ledgers) -> _
     return _One(place, share, group, charge)
 
 
-def _shares(charged: Charged, governed: list[tuple[Policy, Budget]]) -> Iterator[_Share]:
-    run, facts = charged.run, facts_of(charged.run.usage, charged.cost_pusd, charged.priced)
-    by_unit: dict[str, Ints] = {}
-    for policy, budget in governed:
-        found, unit = counted(budget, run.usage), budget.ledger_unit
-        if found is None:
-            continue
-        if unit not in by_unit:
-            by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
-        yield _share(policy, budget, found, facts.take(found.rows), by_unit[unit], run)
-
-
-def _share(
-    policy: Policy, budget: Budget, found: Counted, facts: Facts, by_row: Ints, run: Run
-) -> _Share:
-    used = settled = by_row[found.rows]
+def _share(of: Taken, run: Run) -> _Share:
+    policy, budget, found, facts, used = of
+    settled = used
     backs, count = None, len(found.first)
     if budget.rolling_us is not None:
         length = budgets.slice_us(budget)
@@ -179,11 +202,11 @@ def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
     hard = [one for one in fast if one.share.budget.hard]
     if not hard:
         return
-    reported, sources, epochs = _reported(run)
+    by_holder, sources, epochs = reported(run)
     by_place = {(one.place, one.group): one.charge.key for one in hard}
     for place, share in {one.place: one.share for one in hard}.items():
         rows = share.counted.rows
-        chosen = np.flatnonzero(reported[rows])
+        chosen = np.flatnonzero(by_holder[rows])
         at, of = rows[chosen], share.counted.of[chosen]
         first, pair = grouped(of, sources.codes[at], epochs.codes[at])
         used = totals(pair, len(first), share.used[chosen]).tolist()
@@ -194,12 +217,12 @@ def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
                 ledgers.tally(key, source, epoch, used[n])
 
 
-def _reported(run: Run) -> tuple[Bools, Coded, Coded]:
+def reported(run: Run) -> tuple[Bools, Coded, Coded]:
     """Events that a holder emitted for calls of its own, and who that was."""
     numbers = run.usage.number("source_seq")
-    by_holder = ~run.usage.coded("event_type").where("correction", "gpu_adjustment")
-    reported = by_holder & numbers.known & (numbers.value >= 1)
-    return reported, run.usage.coded("source"), run.usage.coded("source_epoch")
+    calls = ~run.usage.coded("event_type").where("correction", "gpu_adjustment")
+    by_holder = calls & numbers.known & (numbers.value >= 1)
+    return by_holder, run.usage.coded("source"), run.usage.coded("source_epoch")
 
 
 def _settle_slice(ledger: Ledger, back: int, settled: int) -> None:
@@ -217,7 +240,7 @@ def _one_by_one(slow: list[_One], run: Run, ledgers: Ledgers) -> None:
     )
     if not events:
         return
-    reported, sources, epochs = _reported(run)
+    by_holder, sources, epochs = reported(run)
     for row, _, number, at in events:
         share, charge = slow[number].share, slow[number].charge
         ledger, time, facts = charge.ledger, int(run.time[row]), share.facts
@@ -231,7 +254,7 @@ def _one_by_one(slow: list[_One], run: Run, ledgers: Ledgers) -> None:
             ledger, settled, priced=bool(facts.priced[at]), correction=bool(facts.correction[at]),
             gives_price=bool(facts.gives_price[at]),
         )  # fmt: skip
-        if share.budget.hard and reported[row]:
+        if share.budget.hard and by_holder[row]:
             source, epoch = (c.values[c.codes[row]] or "" for c in (sources, epochs))
             ledgers.tally(charge.key, source, epoch, used)
         ledgers.judge_at(charge, run.records[row].offset, time)

@@ -190,6 +190,7 @@ class OwnedPartition:
             "tasks": len(state.tasks),
             "ledgers": len(state.ledgers),
             "leases": len(state.leases),
+            "shares": len(state.shares),
             "sources": len(state.sources.rows),
             "cohorts": len(state.cohorts),
             "missing_numbers": state.sources.missing(),

@@ -20,6 +20,7 @@ from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Incoming, Run
 from sluice.runtime.outputs import Outbox, OutRecord, Record
 from sluice.runtime.publishing import PUBLISH_S, ROUND_S, SECOND_US, SWEEP_S, Publishing
+from sluice.runtime.sharing import Sharing
 from sluice.runtime.state import HEADER, State
 from sluice.runtime.watching import Watching
 from sluice.wire.topics import Topics
@@ -44,12 +45,14 @@ class Partition:
         self._governance = Governance(
             state, self._outbox, references, epoch=self.epoch, version_base=generation << 48
         )
+        self._sharing = Sharing(state, self._outbox, references, version_base=generation << 48)
         self._accounting = Accounting(state, references)
         self._watching = Watching(
             state, self._outbox, self._governance.policies, epoch=self.epoch,
             version_base=generation << 48,
         )  # fmt: skip
         self._publishing = Publishing(state, self._outbox, generation << 48)
+        self._position = 0
         self.waiting_for: tuple[str, str, str] | None = None
 
     @property
@@ -62,6 +65,11 @@ class Partition:
         """Whether a decision waits to be committed."""
         return self._outbox.urgent
 
+    @property
+    def share_waits(self) -> bool:
+        """Whether usage of a budget that spans tenants waits to be told."""
+        return self._sharing.waits
+
     def ready(self) -> bool:
         """Whether every version in force is at hand; `waiting_for` names the one that is not."""
         names = self.in_force()
@@ -73,8 +81,12 @@ class Partition:
 
         Fewer than all means that the next one activates a version that has not arrived yet.
         """
-        if not records:
-            return 0
+        done = self._apply(records) if records else 0
+        if done:
+            self._position = records[done - 1].offset + 1
+        return done
+
+    def _apply(self, records: Sequence[Record]) -> int:
         incoming, begin = Incoming(records, self.state.header.time), 0
         for end in incoming.ends().tolist():
             if begin in incoming.others:
@@ -106,6 +118,7 @@ class Partition:
 
     def take(self) -> list[OutRecord]:
         """State changes and outputs since the last call, as one checkpoint writes them."""
+        self._sharing.tell(self._position)
         changelog = self._topics.meter_state
         rows = [OutRecord(changelog, self.number, k, v) for k, v in self.state.take_changes()]
         return rows + self._outbox.take()
@@ -150,7 +163,10 @@ class Partition:
 
     def _report(self, record: Record, fields: dict[str, Any]) -> None:
         try:
-            self._governance.holder_report(record, fields)
+            if fields["tenant_id"]:
+                self._governance.holder_report(record, fields)
+            else:
+                self._sharing.answer(record, fields)
         except WireError as error:
             self._dead_letter(record, error)
 
@@ -184,7 +200,8 @@ class Partition:
         """Add events to every sum and to their budgets, each to all or none of them."""
         labelled = self._accounting.labelled(run, found)
         charged = Charged(run, found.cost_pusd, found.priced)
-        if self._accounting.has_room(labelled) and self._governance.has_room(charged):
+        rooms = (self._governance, self._sharing)
+        if self._accounting.has_room(labelled) and all(of.has_room(charged) for of in rooms):
             self._settle(labelled, charged)
             return []
         if len(run.records) > 1:
@@ -193,6 +210,7 @@ class Partition:
         try:
             self._accounting.check(labelled)
             self._governance.check(charged)
+            self._sharing.check(charged)
         except OverflowError as error:
             return [(run.records[0], WireError("sum_overflow", str(error)))]
         self._settle(labelled, charged)
@@ -201,6 +219,7 @@ class Partition:
     def _settle(self, labelled: Labelled, charged: Charged) -> None:
         self._accounting.add(labelled)
         self._governance.charge(charged)
+        self._sharing.add(charged)
         self._watching.observe(charged)
 
     # ---- versions

@@ -154,6 +154,9 @@ class State:
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
             self.touch_ledger(key)
+        for part in [k for k, s in self.shares.items() if s.period_end < time - _LEDGER_KEEP_US]:
+            del self.shares[part]
+            self.touch(SHARE, part)
 
 
 def _put(table: dict[Any, Any], identity: Any, row: Any) -> None:
