@@ -141,8 +141,12 @@ class Partition:
         last, header.slot = header.slot, slot
         self._governance.pass_time(record)
         self._watching.pass_time(record)
-        if slot // PUBLISH_S != last // PUBLISH_S:
-            self._publishing.rows(record.offset)
+        is_round = slot // PUBLISH_S != last // PUBLISH_S
+        if is_round:
+            self._publishing.end_due()
+        self._publishing.windows(record.offset, range(max(last, slot - PUBLISH_S) + 1, slot + 1))
+        if is_round:
+            self._publishing.tasks(record.offset)
             for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
                 self._governance.publish(key, record.offset)
         if slot // ROUND_S != last // ROUND_S:
