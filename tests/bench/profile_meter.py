@@ -1,9 +1,9 @@
-"""Where the meter's CPU goes: `python tests/bench/profile_meter.py [EVENTS] [PROFILE]`.
+"""Where the meter's CPU goes: `python tests/bench/profile_meter.py [EVENTS] [PROFILE] [across]`.
 
 One partition applies chunks of the benchmark's workload and hands over a checkpoint after each, in
 this process, without Kafka. Prints events per CPU second without the profiler, the seconds of each
 stage, then the functions that took most of the time under the profiler (which slows small ones
-most, so read its shares, not its seconds).
+most, so read its shares, not its seconds). With `across` a budget of all tenants is in force, too.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ CHUNK = 10_000
 HOUR_US = 3_600_000_000
 # As fast as a meter that takes what it is given: broker time passes this slowly per event.
 BROKER_US = 10
+ACROSS = """
+  - budget_id: all-month
+    scope: []
+    unit: usd
+    limit: "5000000"
+    period: month
+    rules:
+      - {rule_id: stop, at: 100%, action: block}
+"""
 
 
 class Record(NamedTuple):
@@ -41,8 +50,9 @@ class Record(NamedTuple):
 
 
 class References:
-    def __init__(self) -> None:
-        book, policy = default_book(), load_policy(ROOMY_POLICY, "bench")
+    def __init__(self, *, across: bool) -> None:
+        text = ROOMY_POLICY + ACROSS if across else ROOMY_POLICY
+        book, policy = default_book(), load_policy(text, "bench")
         self.held: dict[tuple[str, str, str], Any] = {
             ("price_book", book.book_id, book.version): book,
             ("policy", policy.policy_id, policy.version): policy,
@@ -55,9 +65,10 @@ class References:
         return False
 
 
-def chunks(events: int, profile: Profile) -> tuple[References, list[list[Record]]]:
+def chunks(events: int, profile: Profile, *, across: bool) -> tuple[References, list[list[Record]]]:
     """Records of one partition in chunks, the activations first."""
-    references, work, now = References(), make(Mix(events, profile)), time.time_ns() // 1000
+    references, now = References(across=across), time.time_ns() // 1000
+    work = make(Mix(events, profile))
     first = now - int(work.occurred_at(0).max())
     values = [(None, encode("Activate", dict(zip(("kind", "id", "version"), name, strict=True))))
               for name in references.held]  # fmt: skip
@@ -88,7 +99,7 @@ def main() -> None:
     """Measure without the profiler, then with it."""
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     profile: Profile = "ledger" if "ledger" in sys.argv[2:] else "full"
-    references, given = chunks(events, profile)
+    references, given = chunks(events, profile, across="across" in sys.argv)
     warm_up()
     rest_collector()
     stages, out = passes(references, given)

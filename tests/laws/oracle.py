@@ -17,6 +17,7 @@ from fractions import Fraction
 from functools import cache
 from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 SECOND, MINUTE, HOUR = 10**6, 60 * 10**6, 3600 * 10**6
 CAUSES = ("first_pass", "retry", "hedge", "recompute", "queue_hold", "loop", "abandoned",
@@ -230,19 +231,30 @@ class Oracle:
         self.time = max(self.time, arrival.at)
         last, self.slot = self.slot, self.time // SECOND
         if self.slot // 5 != last // 5:
-            self._publish(arrival.offset)
+            self._end_due()
+        if self.slot != last:
+            turns = {second % 5 for second in range(max(last, self.slot - 5) + 1, self.slot + 1)}
+            self._publish_windows(arrival.offset, turns)
+        if self.slot // 5 != last // 5:
+            self._publish_tasks(arrival.offset)
         if self.slot // 60 != last // 60:
             self._sweep()
 
-    def _publish(self, version: int) -> None:
+    def _end_due(self) -> None:
         for key, row in self.rows.items():
             if not row.closed and key[4] + 90 * SECOND <= self.time:
                 row.closed = row.dirty = True
-            if row.dirty:
-                row.dirty, row.published = False, (version, self.time)
         for part in self.open.values():
             if not part.ended and part.seen_at + 10 * MINUTE <= self.time:
                 part.ended = part.dirty = True
+
+    def _publish_windows(self, version: int, turns: set[int]) -> None:
+        for key, row in self.rows.items():
+            if row.dirty and crc32(key[0].encode()) % 5 in turns:
+                row.dirty, row.published = False, (version, self.time)
+
+    def _publish_tasks(self, version: int) -> None:
+        for part in self.open.values():
             if part.dirty:
                 part.dirty, part.published = False, version
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, cast
 
-import numpy as np
-
 from sluice.enforcement import budgets
 from sluice.enforcement.amounts import amount, scope_of
 from sluice.enforcement.budgets import Ledger, LedgerKey
-from sluice.enforcement.columnar import Counted, amounts
+from sluice.enforcement.columnar import Counted
 from sluice.enforcement.decisions import Cause, control_key, decide
 from sluice.enforcement.leases import Lease, LeaseKey
 from sluice.enforcement.policy import Budget, Policy
 from sluice.enforcement.rules_said import limits_until, rule_key, rule_record
 from sluice.periods import Period
 from sluice.runtime.agenda import Agenda
-from sluice.runtime.governing_columns import Charge, Charged, charge_run
-from sluice.runtime.in_force import InForce, ReferenceStore, budget_of
+from sluice.runtime.governing_columns import ROOM, Charge, Charged, charge_run, moved
+from sluice.runtime.in_force import InForce, ReferenceStore
 from sluice.runtime.incoming import Run
 from sluice.runtime.leasing import Leasing
 from sluice.runtime.outputs import Outbox, Record
@@ -30,15 +28,13 @@ from sluice.wire.codec import encode
 
 __all__ = ["Governance", "ReferenceStore"]
 
-# Far enough from 64 bits that no sum of a run leaves them.
-_ROOM = 2.0**62
-
 
 class Governance(InForce):
-    """Judges what a partition's tenants have used.
+    """Judges what has been used of the budgets that a partition looks after.
 
-    `epoch` orders decisions across owners of the partition; `version_base` is the topic
-    generation's share of row versions.
+    `of_tenants`: whether these are those of its tenants, or those that span tenants. `epoch` orders
+    decisions across owners of the partition; `version_base` is the topic generation's share of row
+    versions.
     """
 
     def __init__(
@@ -51,11 +47,10 @@ class Governance(InForce):
         version_base: int,
         of_tenants: bool = True,
     ) -> None:
-        super().__init__(state, references)
+        super().__init__(state, references, of_tenants=of_tenants)
         self._outbox = outbox
         self._epoch = epoch
         self._version_base = version_base
-        self._of_tenants = of_tenants
         self._agenda = Agenda()
         self._leasing = Leasing(state, outbox, self._agenda, self, self._is_whole)
         # Ledgers with a standing decision, by what their control key names.
@@ -75,29 +70,26 @@ class Governance(InForce):
     def has_room(self, charged: Charged) -> bool:
         """Whether no ledger can leave 64 bits, whichever of these events are charged."""
         self._fill()
-        usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
-        units = {budget.ledger_unit for policy in self.policies() for budget in policy.budgets}
-        columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
-        return self._most + max((float(np.abs(c).sum()) for c in columns), default=0) < _ROOM
+        units = {budget.ledger_unit for _, budget in self.governed()}
+        return self._most + moved(units, charged) < ROOM
 
     def check(self, charged: Charged) -> None:
         """Raise OverflowError where a ledger cannot take the only event of a run."""
         event = charged.run.event(0)
         price = int(charged.cost_pusd[0]) if charged.priced[0] else None
         correction = event["event_type"] == "correction"
-        for policy in self.policies():
-            for budget in policy.budgets:
-                scope = scope_of(budget, event)
-                if scope is not None:
-                    period = budgets.charged_period(budget, event["started_at"])
-                    of = self._charge(policy, budget, scope, period, event["tenant_id"])
-                    used = amount(budget.ledger_unit, event, price)
-                    budgets.check(of.ledger, used, correction=correction)
+        for policy, budget in self.governed():
+            scope = scope_of(budget, event)
+            if scope is not None:
+                period = budgets.charged_period(budget, event["started_at"])
+                of = self._charge(policy, budget, scope, period, event["tenant_id"])
+                used = amount(budget.ledger_unit, event, price)
+                budgets.check(of.ledger, used, correction=correction)
 
     def charge(self, charged: Charged) -> None:
         """Charge the events of a run, all within one second, to their budgets, and judge these."""
         self._fill()
-        charge_run(charged, self.policies(), self)
+        charge_run(charged, self.governed(), self)
 
     def opened(
         self, policy: Policy, budget: Budget, counted: Counted, group: int, run: Run
@@ -310,14 +302,14 @@ class Governance(InForce):
         if policy is None:
             return
         number, cause = self._outbox.number, self.cause(offset)
-        for budget in policy.budgets:
+        for budget in self.budgets_of(policy).values():
             value = encode("BudgetRule", rule_record(policy, budget, cause))
             self._outbox.control(rule_key(policy_id, budget.budget_id, number), value, cause.time)
         self._agenda.enter((policy_id,), limits_until(policy, cause.time))
 
     def _drop_rules(self, before: Policy | None, after: Policy | None) -> None:
-        kept = after.by_id if after else {}
-        for budget_id in sorted(before.by_id if before else ()):
+        kept = self.budgets_of(after)
+        for budget_id in sorted(self.budgets_of(before)):
             if before is not None and budget_id not in kept:
                 key = rule_key(before.policy_id, budget_id, self._outbox.number)
                 self._outbox.control(key, None, self._state.header.time)
@@ -326,8 +318,8 @@ class Governance(InForce):
         self, key: LedgerKey, before: Policy | None, after: Policy | None, offset: int
     ) -> None:
         ledger = self._state.ledgers[key]
-        budget = budget_of(after, key, ledger.period_start)
-        old = budget_of(before, key, ledger.period_start)
+        budget = self.budget_of(after, key, ledger.period_start)
+        old = self.budget_of(before, key, ledger.period_start)
         moved = before is not None and after is not None and before.mode != after.mode
         other = budget is not None and ledger.unit != budget.ledger_unit
         # The news that a limit no longer holds is not said again, and is of the old version.

@@ -61,6 +61,11 @@ class Governed(ABC):
         """Whether a decision waits to be committed."""
         return self._outbox.urgent
 
+    @property
+    def share_waits(self) -> bool:
+        """Whether usage of a budget that spans tenants waits to be told."""
+        return False
+
     def ready(self) -> bool:
         """Whether every version in force is at hand; `waiting_for` names the one that is not."""
         names = self.in_force()
@@ -105,8 +110,12 @@ class Governed(ABC):
         last, header.slot = header.slot, slot
         self._pass_time(record)
         self.state.outcomes.end_expired(header.time)
-        if slot // PUBLISH_S != last // PUBLISH_S:
-            self._publishing.rows(record.offset)
+        is_round = slot // PUBLISH_S != last // PUBLISH_S
+        if is_round:
+            self._publishing.end_due()
+        self._publishing.windows(record.offset, range(max(last, slot - PUBLISH_S) + 1, slot + 1))
+        if is_round:
+            self._publishing.tasks(record.offset)
             for key in sorted(key for key, led in self.state.ledgers.items() if led.dirty):
                 self._governance.publish(key, record.offset)
         if slot // ROUND_S != last // ROUND_S:

@@ -28,6 +28,9 @@ from sluice.metering.columnar.usage import grouped
 from sluice.runtime.incoming import Run
 from sluice.wire.column_types import Bools, Coded, Ints
 
+# Far enough from 64 bits that no sum of a run leaves them.
+ROOM = 2.0**62
+
 
 class Charge(NamedTuple):
     """A ledger that events are charged to, with the rules that judge it."""
@@ -44,6 +47,16 @@ class Charged(NamedTuple):
     run: Run
     cost_pusd: Ints
     priced: Bools
+
+
+class Taken(NamedTuple):
+    """Events that count in a budget, and what each of them takes of it."""
+
+    policy: Policy
+    budget: Budget
+    counted: Counted
+    facts: Facts
+    used: Ints
 
 
 class Ledgers(Protocol):
@@ -63,7 +76,7 @@ class Ledgers(Protocol):
         """A ledger was charged by the event at `offset`; a rung may have moved."""
 
 
-class _Share(NamedTuple):
+class _Part(NamedTuple):
     """What a run has for one budget: amounts by event, sums by ledger."""
 
     policy: Policy
@@ -81,58 +94,67 @@ class _One(NamedTuple):
     """A ledger of a run; `place` orders budgets."""
 
     place: int
-    share: _Share
+    part: _Part
     group: int
     charge: Charge
 
 
-def charge_run(charged: Charged, policies: list[Policy], ledgers: Ledgers) -> None:
-    """Charge events within one second to the budgets of `policies`."""
-    shares = list(_shares(charged, policies))
+def moved(units: set[str], charged: Charged) -> float:
+    """The most that a sum in one of these units can move, whichever of the events are added."""
+    usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
+    columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
+    return max((float(np.abs(column).sum()) for column in columns), default=0.0)
+
+
+def taken(charged: Charged, governed: list[tuple[Policy, Budget]]) -> Iterator[Taken]:
+    """What events take of each budget that they count in."""
+    if not governed:
+        return
+    run, facts = charged.run, facts_of(charged.run.usage, charged.cost_pusd, charged.priced)
+    by_unit: dict[str, Ints] = {}
+    for policy, budget in governed:
+        found, unit = counted(budget, run.usage), budget.ledger_unit
+        if found is None:
+            continue
+        if unit not in by_unit:
+            by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
+        rows = found.rows
+        yield Taken(policy, budget, found, facts.take(rows), by_unit[unit][rows])
+
+
+def charge_run(charged: Charged, governed: list[tuple[Policy, Budget]], ledgers: Ledgers) -> None:
+    """Charge events within one second to the budgets that are `governed`."""
+    parts = [_part(of, charged.run) for of in taken(charged, governed)]
     groups = sorted(
         (first, place, group)
-        for place, share in enumerate(shares)
-        for group, first in enumerate(share.counted.first)
+        for place, part in enumerate(parts)
+        for group, first in enumerate(part.counted.first)
     )
     span = (int(charged.run.time[0]), int(charged.run.time[-1]))
-    ones = [_one(place, shares[place], group, charged.run, ledgers) for _, place, group in groups]
-    moving = [_may_move(one.charge, one.share.sums[one.group], span) for one in ones]
+    ones = [_one(place, parts[place], group, charged.run, ledgers) for _, place, group in groups]
+    moving = [_may_move(one.charge, one.part.sums[one.group], span) for one in ones]
     # Rows of a hard ledger say what is held in others that draw on it, at each event.
-    all_hard = any(move and one.share.budget.hard for one, move in zip(ones, moving, strict=True))
+    all_hard = any(move and one.part.budget.hard for one, move in zip(ones, moving, strict=True))
     slow: list[_One] = []
     fast: list[_One] = []
     for one, move in zip(ones, moving, strict=True):
-        (slow if move or (all_hard and one.share.budget.hard) else fast).append(one)
+        (slow if move or (all_hard and one.part.budget.hard) else fast).append(one)
     for one in fast:
-        _add(one.charge.ledger, one.share, one.group, span[0])
+        _add(one.charge.ledger, one.part, one.group, span[0])
     _tally(fast, charged.run, ledgers)
     for one in ones:
         ledgers.changed(one.charge.key, one.charge.ledger)
     _one_by_one(slow, charged.run, ledgers)
 
 
-def _one(place: int, share: _Share, group: int, run: Run, ledgers: Ledgers) -> _One:
-    charge = ledgers.opened(share.policy, share.budget, share.counted, group, run)
-    return _One(place, share, group, charge)
+def _one(place: int, part: _Part, group: int, run: Run, ledgers: Ledgers) -> _One:
+    charge = ledgers.opened(part.policy, part.budget, part.counted, group, run)
+    return _One(place, part, group, charge)
 
 
-def _shares(charged: Charged, policies: list[Policy]) -> Iterator[_Share]:
-    run, facts = charged.run, facts_of(charged.run.usage, charged.cost_pusd, charged.priced)
-    by_unit: dict[str, Ints] = {}
-    for policy in policies:
-        for budget in policy.budgets:
-            found, unit = counted(budget, run.usage), budget.ledger_unit
-            if found is None:
-                continue
-            if unit not in by_unit:
-                by_unit[unit] = amounts(unit, run.usage, facts.cost_pusd)
-            yield _share(policy, budget, found, facts.take(found.rows), by_unit[unit], run)
-
-
-def _share(
-    policy: Policy, budget: Budget, found: Counted, facts: Facts, by_row: Ints, run: Run
-) -> _Share:
-    used = settled = by_row[found.rows]
+def _part(of: Taken, run: Run) -> _Part:
+    policy, budget, found, facts, used = of
+    settled = used
     backs, count = None, len(found.first)
     if budget.rolling_us is not None:
         length = budgets.slice_us(budget)
@@ -143,7 +165,7 @@ def _share(
     burned = [of.total for of in added]
     if backs is not None:
         burned = totals(found.of, count, used).tolist()
-    return _Share(policy, budget, found, facts, used, backs, settled, added, burned)
+    return _Part(policy, budget, found, facts, used, backs, settled, added, burned)
 
 
 def _may_move(charge: Charge, added: Sums, span: tuple[int, int]) -> bool:
@@ -159,15 +181,15 @@ def _may_move(charge: Charge, added: Sums, span: tuple[int, int]) -> bool:
     return low != ledger.rung or low != budgets.rung_at(budget, ledger, ledger.settled + added.high)
 
 
-def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
+def _add(ledger: Ledger, part: _Part, group: int, time: int) -> None:
     """Add all events of a ledger at once."""
-    added = share.sums[group]
-    budgets.burn_by(ledger, share.burned[group], time)
-    if share.backs is None:
+    added = part.sums[group]
+    budgets.burn_by(ledger, part.burned[group], time)
+    if part.backs is None:
         ledger.settled += added.total
     else:
-        chosen = share.counted.of == group
-        held = zip(share.backs[chosen].tolist(), share.settled[chosen].tolist(), strict=True)
+        chosen = part.counted.of == group
+        held = zip(part.backs[chosen].tolist(), part.settled[chosen].tolist(), strict=True)
         for back, settled in held:
             _settle_slice(ledger, back, settled)
     ledger.corrected += added.corrected
@@ -177,17 +199,17 @@ def _add(ledger: Ledger, share: _Share, group: int, time: int) -> None:
 
 def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
     """Tell which processes used how much of the hard budgets."""
-    hard = [one for one in fast if one.share.budget.hard]
+    hard = [one for one in fast if one.part.budget.hard]
     if not hard:
         return
-    reported, sources, epochs = _reported(run)
+    by_holder, sources, epochs = reported(run)
     by_place = {(one.place, one.group): one.charge.key for one in hard}
-    for place, share in {one.place: one.share for one in hard}.items():
-        rows = share.counted.rows
-        chosen = np.flatnonzero(reported[rows])
-        at, of = rows[chosen], share.counted.of[chosen]
+    for place, part in {one.place: one.part for one in hard}.items():
+        rows = part.counted.rows
+        chosen = np.flatnonzero(by_holder[rows])
+        at, of = rows[chosen], part.counted.of[chosen]
         first, pair = grouped(of, sources.codes[at], epochs.codes[at])
-        used = totals(pair, len(first), share.used[chosen]).tolist()
+        used = totals(pair, len(first), part.used[chosen]).tolist()
         for n, row in enumerate(first.tolist()):
             key = by_place.get((place, int(of[row])))
             if key is not None:
@@ -195,12 +217,12 @@ def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:
                 ledgers.tally(key, source, epoch, used[n])
 
 
-def _reported(run: Run) -> tuple[Bools, Coded, Coded]:
+def reported(run: Run) -> tuple[Bools, Coded, Coded]:
     """Events that a holder emitted for calls of its own, and who that was."""
     numbers = run.usage.number("source_seq")
-    by_holder = ~run.usage.coded("event_type").where("correction", "gpu_adjustment")
-    reported = by_holder & numbers.known & (numbers.value >= 1)
-    return reported, run.usage.coded("source"), run.usage.coded("source_epoch")
+    calls = ~run.usage.coded("event_type").where("correction", "gpu_adjustment")
+    by_holder = calls & numbers.known & (numbers.value >= 1)
+    return by_holder, run.usage.coded("source"), run.usage.coded("source_epoch")
 
 
 def _settle_slice(ledger: Ledger, back: int, settled: int) -> None:
@@ -214,25 +236,25 @@ def _one_by_one(slow: list[_One], run: Run, ledgers: Ledgers) -> None:
     events = sorted(
         (row, one.place, number, at)
         for number, one in enumerate(slow)
-        for row, at in _events(one.share.counted, one.group)
+        for row, at in _events(one.part.counted, one.group)
     )
     if not events:
         return
-    reported, sources, epochs = _reported(run)
+    by_holder, sources, epochs = reported(run)
     for row, _, number, at in events:
-        share, charge = slow[number].share, slow[number].charge
-        ledger, time, facts = charge.ledger, int(run.time[row]), share.facts
-        used, settled = int(share.used[at]), int(share.settled[at])
+        part, charge = slow[number].part, slow[number].charge
+        ledger, time, facts = charge.ledger, int(run.time[row]), part.facts
+        used, settled = int(part.used[at]), int(part.settled[at])
         budgets.burn_by(ledger, used, time)
-        if share.backs is None:
+        if part.backs is None:
             ledger.settled += settled
         else:
-            _settle_slice(ledger, int(share.backs[at]), settled)
+            _settle_slice(ledger, int(part.backs[at]), settled)
         budgets.count(
             ledger, settled, priced=bool(facts.priced[at]), correction=bool(facts.correction[at]),
             gives_price=bool(facts.gives_price[at]),
         )  # fmt: skip
-        if share.budget.hard and reported[row]:
+        if part.budget.hard and by_holder[row]:
             source, epoch = (c.values[c.codes[row]] or "" for c in (sources, epochs))
             ledgers.tally(charge.key, source, epoch, used)
         ledgers.judge_at(charge, run.records[row].offset, time)

@@ -36,8 +36,8 @@ class Link(NamedTuple):
 class Court(Protocol):
     """What a lease asks of the budgets in force."""
 
-    def policies(self) -> list[Policy]:
-        """Policies in force."""
+    def governed(self) -> list[tuple[Policy, Budget]]:
+        """Budgets in force that are looked after here, each with its policy."""
 
     def policy(self, policy_id: str) -> Policy | None:
         """The version of a policy that is in force."""
@@ -123,10 +123,9 @@ class Leasing:
         """Hear a HolderReport that was found at `offset` and keeps its contract."""
         names = set(fields["budget_ids"])
         heard = 0
-        for policy in self._court.policies():
-            for budget in policy.budgets:
-                if budget.budget_id in names and fields["policy_id"] in ("", policy.policy_id):
-                    heard += self._hear(offset, fields, policy, budget)
+        for policy, budget in self._court.governed():
+            if budget.budget_id in names and fields["policy_id"] in ("", policy.policy_id):
+                heard += self._hear(offset, fields, policy, budget)
         self._state.count("reports", heard)
         self._state.count("reports_ignored", max(0, len(names) - heard))
 

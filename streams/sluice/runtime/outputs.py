@@ -65,6 +65,10 @@ class Outbox:
         """This partition's share of a sum that spans tenants."""
         self._records.append(OutRecord(self.topics.partials, 0, key, value))
 
+    def share(self, key: bytes, value: bytes) -> None:
+        """This partition's share of a ledger that spans tenants."""
+        self._records.append(OutRecord(self.topics.leases, 0, key, value))
+
     def control(self, key: bytes, value: bytes | None, time: int) -> None:
         """A decision, or with None its end, because of a record of broker time `time` (µs)."""
         self._records.append(OutRecord(self.topics.control, self.number, key, value))

@@ -40,8 +40,9 @@ class Owner:
         self._on_fault = on_fault
         self._executor = ThreadPoolExecutor(max_workers=max(8, 2 * settings.partitions))
         self._assigning = asyncio.Lock()
-        self._scheduled: set[int] = set()
-        self._begun_at: dict[int, float] = {}  # commits of decisions, by partition
+        self._scheduled: dict[int, asyncio.TimerHandle] = {}
+        self._begun_at: dict[int, float] = {}  # commits of what cannot wait, by partition
+        self._hurrying: set[int] = set()
         self._tasks: set[asyncio.Future[None]] = set()
         self.owned: dict[int, OwnedPartition] = {}
 
@@ -70,28 +71,47 @@ class Owner:
         self.owned[number] = await loop.run_in_executor(self._executor, fresh.restore)
 
     async def apply(self, number: int, chunk: Chunk) -> None:
-        """Apply a chunk and see to a prompt checkpoint where a decision waits."""
+        """Apply a chunk and see to a prompt checkpoint where a decision or a share waits."""
         owned = self.owned[number]
         self._metrics.chunk_records.observe(len(chunk.records))
         await owned.apply(chunk)
-        if owned.partition is not None and owned.partition.urgent:
-            self._soon(number)
+        self._see_to(number)
 
-    def _soon(self, number: int) -> None:
-        """Commit at once, but not more often than decisions may be told one by one."""
-        if number not in self._scheduled:
-            self._scheduled.add(number)
-            loop = asyncio.get_running_loop()
-            since_s = loop.time() - self._begun_at.get(number, -math.inf)
-            delay_s = max(0.0, self._settings.decision_delay_ms / 1000 - since_s)
-            loop.call_later(delay_s, self._start_checkpoint, number)
+    def _see_to(self, number: int) -> None:
+        owned = self.owned.get(number)
+        partition = owned.partition if owned else None
+        if partition is None or number in self._hurrying:
+            return  # a prompt commit in flight looks again when it is done
+        if partition.urgent:
+            self._soon(number, self._settings.decision_delay_ms)
+        elif partition.share_waits:
+            self._soon(number, self._settings.share_delay_ms)
+
+    def _soon(self, number: int, delay_ms: int) -> None:
+        """Commit at once, but not again within `delay_ms` of the last prompt commit."""
+        loop, waiting = asyncio.get_running_loop(), self._scheduled.get(number)
+        due = max(loop.time(), self._begun_at.get(number, -math.inf) + delay_ms / 1000)
+        if waiting is not None:
+            if waiting.when() <= due:
+                return
+            waiting.cancel()
+        self._scheduled[number] = loop.call_at(due, self._start_checkpoint, number)
 
     def _start_checkpoint(self, number: int) -> None:
-        self._scheduled.discard(number)
+        del self._scheduled[number]
         self._begun_at[number] = asyncio.get_running_loop().time()
-        task = asyncio.ensure_future(self.checkpoint(number))
+        task = asyncio.ensure_future(self._hurry(number))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _hurry(self, number: int) -> None:
+        """Commit; one after the other, however long the broker takes."""
+        self._hurrying.add(number)
+        try:
+            await self.checkpoint(number)
+        finally:
+            self._hurrying.discard(number)
+        self._see_to(number)
 
     async def checkpoint(self, number: int) -> None:
         """Commit one partition; ends the process if it is no longer the owner."""

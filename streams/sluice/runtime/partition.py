@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from sluice.runtime.governance import ReferenceStore
 from sluice.runtime.governed import Governed
 from sluice.runtime.governing_columns import Charged
 from sluice.runtime.incoming import Incoming, Run
-from sluice.runtime.outputs import Record
+from sluice.runtime.outputs import OutRecord, Record
 from sluice.runtime.places import usage_place
+from sluice.runtime.sharing import Sharing
 from sluice.runtime.state import State
 from sluice.runtime.watching import Watching
 from sluice.wire.topics import Topics
@@ -32,15 +34,26 @@ class Partition(Governed):
             epoch=epoch, generation=generation,
         )  # fmt: skip
         self._accounting = Accounting(state, references)
+        self._sharing = Sharing(state, self._outbox, references, version_base=self._version_base)
         self._watching = Watching(state, self._outbox, self._governance.policies, epoch=self.epoch)
+        self._position = 0
+
+    @property
+    def share_waits(self) -> bool:
+        """Whether usage of a budget that spans tenants waits to be told."""
+        return self._sharing.waits
 
     def apply(self, records: Sequence[Record]) -> int:
         """Apply records in order and return how many were.
 
         Fewer than all means that the next one activates a version that has not arrived yet.
         """
-        if not records:
-            return 0
+        done = self._apply(records) if records else 0
+        if done:
+            self._position = records[done - 1].offset + 1
+        return done
+
+    def _apply(self, records: Sequence[Record]) -> int:
         incoming, begin = Incoming(records, self.state.header.time), 0
         for end in incoming.ends().tolist():
             if begin in incoming.others:
@@ -55,7 +68,21 @@ class Partition(Governed):
             begin = end
         return len(records)
 
-    # ---- usage
+    def take(self) -> list[OutRecord]:
+        """State changes and outputs since the last call, as one checkpoint writes them."""
+        self._sharing.tell(self._position)
+        return super().take()
+
+    # ---- records
+
+    def _report(self, record: Record, fields: dict[str, Any]) -> None:
+        if fields["tenant_id"]:
+            super()._report(record, fields)
+            return
+        try:
+            self._sharing.answer(record, fields)
+        except WireError as error:
+            self._dead_letter(record, error)
 
     def _run(self, incoming: Incoming, begin: int, end: int) -> None:
         """Apply usage within one second, and what cannot be read between it."""
@@ -87,7 +114,8 @@ class Partition(Governed):
         """Add events to every sum and to their budgets, each to all or none of them."""
         labelled = self._accounting.labelled(run, found)
         charged = Charged(run, found.cost_pusd, found.priced)
-        if self._accounting.has_room(labelled) and self._governance.has_room(charged):
+        rooms = (self._governance, self._sharing)
+        if self._accounting.has_room(labelled) and all(of.has_room(charged) for of in rooms):
             self._settle(labelled, charged)
             return []
         if len(run.records) > 1:
@@ -96,6 +124,7 @@ class Partition(Governed):
         try:
             self._accounting.check(labelled)
             self._governance.check(charged)
+            self._sharing.check(charged)
         except OverflowError as error:
             return [(run.records[0], WireError("sum_overflow", str(error)))]
         self._settle(labelled, charged)
@@ -104,6 +133,7 @@ class Partition(Governed):
     def _settle(self, labelled: Labelled, charged: Charged) -> None:
         self._accounting.add(labelled)
         self._governance.charge(charged)
+        self._sharing.add(charged)
         self._watching.observe(charged)
 
     # ---- time and versions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from zlib import crc32
 
 from sluice.metering import sources
 from sluice.metering.cohorts import HOUR_US, CohortHour, task_cohort
@@ -16,7 +17,7 @@ from sluice.wire.column_types import Coded, Column
 from sluice.wire.layout import layout
 
 SECOND_US = 1_000_000
-PUBLISH_S = 5  # windows, tasks, ledgers
+PUBLISH_S = 5  # windows, each tenant's in its turn; tasks, ledgers
 ROUND_S = 10  # what nobody waits for: producers, cohorts
 SWEEP_S = 60
 
@@ -29,17 +30,29 @@ class Publishing:
         self._outbox = outbox
         self._version_base = version_base
 
-    def rows(self, position: int) -> None:
-        """Publish window rows and tasks that changed; close and end what is due."""
-        windows, tasks, time = self._state.windows, self._state.tasks, self._state.header.time
-        windows.close_due(time)
-        tasks.end_silent(time)
-        version, topics = self._version_base + position, self._outbox.topics
+    def end_due(self) -> None:
+        """Close windows and end tasks that are over: their rows are published once more."""
+        self._state.windows.close_due(self._state.header.time)
+        self._state.tasks.end_silent(self._state.header.time)
+
+    def windows(self, position: int, seconds: range) -> None:
+        """Publish rows that changed of the tenants whose turn comes in these `seconds`.
+
+        Tenants take turns because all rows of a busy partition at once would hold up decisions.
+        """
+        windows, time = self._state.windows, self._state.header.time
         if windows.is_dirty():
-            columns = row_columns(windows, windows.take_dirty(), time, version)
-            self._rows(topics.windows, "WindowRow", columns)
+            turns = {second % PUBLISH_S for second in seconds}
+            slots = windows.take_dirty(lambda tenant_id: turn_of(tenant_id) in turns)
+            columns = row_columns(windows, slots, time, self._version_base + position)
+            self._rows(self._outbox.topics.windows, "WindowRow", columns)
+
+    def tasks(self, position: int) -> None:
+        """Publish tasks that changed."""
+        tasks, version = self._state.tasks, self._version_base + position
         if tasks.is_dirty():
-            self._rows(topics.tasks, "TaskRow", tasks.rows(tasks.take_dirty(), version))
+            columns = tasks.rows(tasks.take_dirty(), version)
+            self._rows(self._outbox.topics.tasks, "TaskRow", columns)
 
     def _rows(self, topic: str, name: str, columns: Mapping[str, Column | Coded]) -> None:
         tenants = columns["tenant_id"]
@@ -89,12 +102,19 @@ class Publishing:
         state, time = self._state, self._state.header.time
         dues = [state.windows.next_due(), state.tasks.next_due()]
         ledgers = any(ledger.dirty for ledger in state.ledgers.values())
-        if state.windows.is_dirty() or state.tasks.is_dirty() or ledgers:
+        if state.windows.is_dirty():
+            dues.append(_next(time, 1))
+        if state.tasks.is_dirty() or ledgers:
             dues.append(_next(time, PUBLISH_S))
         sources_wait = any(sums.dirty for sums in state.sources.rows.values())
         if sources_wait or state.cohorts.is_dirty() or state.outcomes.is_dirty():
             dues.append(_next(time, ROUND_S))
         return min((due for due in dues if due is not None), default=None)
+
+
+def turn_of(tenant_id: str) -> int:
+    """The second, of PUBLISH_S, in which the rows of a tenant are published."""
+    return crc32(tenant_id.encode()) % PUBLISH_S
 
 
 def _next(time: int, seconds: int) -> int:

@@ -33,8 +33,23 @@ def check_report(record: Record, fields: dict[str, Any], *, of_tenants: bool) ->
     for name in _AMOUNTS:
         if not 0 <= (fields[name] or 0) <= MAX_LIMIT:
             raise WireError("bad_report", f"{name} {fields[name]} is not in 0..{MAX_LIMIT}")
+    _check_holder(fields)
+
+
+def _check_holder(fields: dict[str, Any]) -> None:
     if not fields["holder"] or not fields["source_epoch"]:
         raise WireError("bad_report", "a report names holder and source_epoch")
+
+
+def check_question(record: Record, fields: dict[str, Any]) -> None:
+    """Raise WireError unless a HolderReport asks what an ended process used across tenants."""
+    if record.key:
+        raise WireError("wrong_key", "a report that spans tenants has no key on a usage topic")
+    if not fields["closing"]:
+        raise WireError("bad_report", "of those that span tenants, only closing ones belong here")
+    if len(fields["budget_ids"]) != 1 or not fields["policy_id"]:
+        raise WireError("bad_report", "a report that spans tenants names one budget of one policy")
+    _check_holder(fields)
 
 
 def read_report(fields: dict[str, Any]) -> Report:

@@ -159,6 +159,9 @@ class State:
         for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
             del self.ledgers[key]
             self.touch_ledger(key)
+        for part in [k for k, s in self.shares.items() if s.period_end < time - _LEDGER_KEEP_US]:
+            del self.shares[part]
+            self.touch(SHARE, part)
         over = time - _TOLD_KEEP_US
         for name in [k for k, told in self.told.items() if told.share.period_end < over]:
             del self.told[name]

@@ -20,7 +20,6 @@ from sluice.money import checked_sum
 from sluice.periods import Period
 from sluice.runtime.governance import Governance
 from sluice.runtime.governing_columns import Charge
-from sluice.runtime.in_force import budget_of
 from sluice.runtime.outputs import Record
 from sluice.runtime.state import TOLD, State
 
@@ -83,8 +82,8 @@ class ToldShares:
         """Charge what was not charged yet, if a budget in force takes it; OverflowError."""
         more, share = uncharged(told), told.share
         policy = self._governance.policy(key.policy_id)
-        budget = budget_of(policy, key.ledger, share.period_start)
-        if more == NOTHING or policy is None or budget is None or budget.of_tenant:
+        budget = self._governance.budget_of(policy, key.ledger, share.period_start)
+        if more == NOTHING or policy is None or budget is None:
             return
         if budget.ledger_unit != share.unit:
             return

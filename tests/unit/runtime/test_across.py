@@ -144,7 +144,9 @@ def test_a_decision_stands_at_the_share_that_crosses_the_limit() -> None:
     (said,) = [decode(o.value or b"")[1] for o in outs if o.topic == TOPICS.control]
     assert said["action"] == "block"
     assert said["sequence"] == rollup.offset - 1
-    assert said["evidence"]["offsets"] == [{"partition": TOPICS.across, "offset": rollup.offset - 1}]
+    assert said["evidence"]["offsets"] == [
+        {"partition": TOPICS.across, "offset": rollup.offset - 1}
+    ]
     assert not any(said["scope"].values())
     (row,) = [o for o in outs if o.topic == TOPICS.budgets]
     assert row.partition == TOPICS.across

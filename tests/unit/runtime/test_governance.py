@@ -253,3 +253,16 @@ def test_news_of_a_version_that_is_gone_is_taken_back() -> None:
     assert meter.actions() == [None]
     meter.switch(BUDGET)
     assert meter.actions() == ["block"]
+
+
+def test_a_budget_that_comes_to_span_tenants_is_let_go_of() -> None:
+    """Its rule and its standing decision are taken back, and usage opens no ledger of it."""
+    meter = Meter(BUDGET.replace("[tenant_id, model]", "[model]\n    where: {tenant_id: acme}"))
+    meter.use(1000)
+    assert [said and said["action"] for said in meter.said()] == ["block"]
+    (ledger,) = meter.part.state.ledgers.values()
+    meter.switch(BUDGET.replace("[tenant_id, model]", "[model]"))
+    assert meter.said("") == [None, None]
+    meter.use(1000, tenant_id="other")
+    assert list(meter.part.state.ledgers.values()) == [ledger]
+    assert ledger.settled == 1000

@@ -1,4 +1,4 @@
-"""An owned partition: commits beside applying, the watchdog, workers that no partition is for."""
+"""An owned partition: commits beside applying, prompt ones, the watchdog, one worker too many."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
-from tests.builders import NOW, TOPICS, FakeRecord, governed, partition, record, tick, usage
+from tests.builders import (
+    NOW,
+    POLICY,
+    TOPICS,
+    FakeRecord,
+    FakeReferences,
+    activate,
+    governed,
+    partition,
+    policy,
+    record,
+    tick,
+    usage,
+)
 
 from sluice.errors import ConfigError
+from sluice.metering.prices import default_book
 from sluice.runtime import owned as owned_module
 from sluice.runtime.apps.meter import check_slot
 from sluice.runtime.chunks import Chunk
@@ -228,3 +242,97 @@ def test_more_workers_than_partitions_are_refused(monkeypatch: pytest.MonkeyPatc
     check_slot(Settings(partitions=4), "canary")
     with pytest.raises(ConfigError, match=r"slot 4 would be worker 5, but .* has 4 partitions"):
         check_slot(Settings(partitions=4), "4")
+
+
+# ---- prompt commits
+
+SPANNING = POLICY.replace("[tenant_id]", "[]").replace("policy_id: test", "policy_id: all")
+
+
+class Prompt:
+    """An owner of one partition whose budgets are of tenants and across them."""
+
+    def __init__(self, share_delay_ms: int) -> None:
+        self.owned, self.log, _ = owned_partition()
+        references = FakeReferences()
+        self.owned.partition = partition(references)
+        names = [references.put(one) for one in (default_book(), policy(), policy(SPANNING))]
+        self.start = [activate(offset, name) for offset, name in enumerate(names)]
+        settings = Settings(share_delay_ms=share_delay_ms, decision_delay_ms=0)
+        self.owner = Owner(settings, partial(usage_place, TOPICS), cast("References", None), Metrics(list),
+                           on_fenced=_never, on_fault=_never)  # fmt: skip
+        self.owner.owned[0] = self.owned
+
+    async def begin(self) -> None:
+        """Put book and policies in force and commit that."""
+        await self.owner.apply(0, Chunk(0, self.start))
+        await self.committed(3)
+
+    async def use(self, offset: int, tokens: int = 1) -> None:
+        """Usage arrives."""
+        event = usage(offset, input_tokens=tokens)
+        await self.owner.apply(0, Chunk(offset, [record(offset, event)]))
+
+    async def committed(self, position: int) -> None:
+        """Wait for a commit up to a position."""
+        for _ in range(4000):
+            if position in self.positions():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"{position} is not among {self.positions()}")
+
+    def positions(self) -> list[int]:
+        """What each commit covered."""
+        return [position for _, position in self.log.commits]
+
+
+def _never(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def test_usage_of_a_budget_that_spans_tenants_is_committed_by_itself() -> None:
+    """At once where nothing was lately, else within the delay, together with what came by then."""
+    prompt = Prompt(share_delay_ms=300)
+
+    async def scene() -> None:
+        await prompt.begin()
+        await prompt.use(3)
+        await prompt.use(4)
+        await prompt.committed(5)
+
+    asyncio.run(scene())
+    assert prompt.positions() == [3, 5]
+
+
+def test_a_decision_does_not_wait_for_a_share() -> None:
+    """A prompt commit that is due later is brought forward."""
+    prompt = Prompt(share_delay_ms=60_000)
+
+    async def scene() -> None:
+        await prompt.begin()
+        await prompt.use(3)
+        await asyncio.sleep(0.05)
+        assert prompt.positions() == [3]
+        await prompt.use(4, tokens=100_000)
+        await prompt.committed(5)
+
+    asyncio.run(scene())
+    assert prompt.positions() == [3, 5]
+
+
+def test_prompt_commits_follow_each_other() -> None:
+    """A slow broker has one of them waiting; what came meanwhile goes with the next one."""
+    prompt = Prompt(share_delay_ms=10)
+
+    async def scene() -> None:
+        await prompt.begin()
+        prompt.log.open.clear()
+        for offset in range(3, 9):
+            await prompt.use(offset)
+            await asyncio.sleep(0.03)
+        assert len(prompt.owner._tasks) == 1
+        prompt.log.open.set()
+        await prompt.committed(9)
+
+    asyncio.run(scene())
+    assert len(prompt.positions()) == 3

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.builders import NOW, TOPICS, FakeRecord, governed, record, tick, usage
 
 from sluice.metering.tasks import GAP_US, KEEP_US
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.partition import Partition
+from sluice.runtime.publishing import PUBLISH_S, turn_of
 from sluice.wire.codec import decode
 
 HOUR_US, SECOND_US = 3_600_000_000, 1_000_000
@@ -26,14 +28,27 @@ def rows(part: Partition, topic: str) -> list[tuple[OutRecord, dict[str, Any]]]:
     return [(out, decode(out.value or b"")[1]) for out in part.take() if out.topic == topic]
 
 
-def test_a_changed_row_is_published_at_the_next_five_second_border() -> None:
-    """4.999 s later nothing yet; with the border the row, its version the input below it."""
-    part = started(record(2, usage(1, task_id="t")))
-    part.apply([tick(3, NOW + 4_999_000)])
+@pytest.mark.parametrize("tenant_id", ["acme", "globex", "initech", "umbrella"])
+def test_a_changed_row_is_published_in_its_tenants_second(tenant_id: str) -> None:
+    """Once in five seconds, in the second that is its turn; its version is the input below it."""
+    due = NOW + (turn_of(tenant_id) or PUBLISH_S) * SECOND_US
+    part = started(record(2, usage(1, tenant_id=tenant_id)))
+    part.apply([tick(3, due - 1000)])
     assert rows(part, TOPICS.windows) == []
-    part.apply([record(4, usage(2), at=NOW + 5 * SECOND_US)])
+    part.apply([record(4, usage(2, tenant_id=tenant_id), at=due)])
     ((out, row),) = rows(part, TOPICS.windows)
-    assert (out.partition, out.key, row["events"], row["version"]) == (0, b"acme", 1, 4)
+    assert (out.partition, out.key, row["events"], row["version"]) == (
+        0, tenant_id.encode(), 1, 4,
+    )  # fmt: skip
+    part.apply([tick(5, due + 4_999_000)])
+    assert rows(part, TOPICS.windows) == []
+    part.apply([tick(6, due + PUBLISH_S * SECOND_US)])
+    assert len(rows(part, TOPICS.windows)) == 1
+
+
+def test_tenants_take_turns() -> None:
+    """Each second some of many tenants, so that their rows do not come all at once."""
+    assert {turn_of(f"tenant-{n}") for n in range(50)} == set(range(PUBLISH_S))
 
 
 def test_a_running_task_is_published_and_again_when_it_has_ended() -> None:

@@ -89,9 +89,9 @@ def test_usage_in_the_second_of_its_policy_is_looked_at() -> None:
     references, start, _ = begun()
     part = partition(references)
     part.apply([*start, *(record(2 + n, usage(n + 1, **TOOL)) for n in range(5))])
+    part.apply([tick(7, NOW + 4_999_000)])
     assert decided(part.take()) == []
-    assert part.next_due() == NOW + 5 * SECOND_US
-    part.apply([tick(7, NOW + 5 * SECOND_US)])
+    part.apply([tick(8, NOW + 5 * SECOND_US)])
     assert [d["action"] for d in decided(part.take()) if d is not None] == ["block", "block"]
 
 

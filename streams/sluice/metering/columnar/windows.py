@@ -6,6 +6,7 @@ add to them, and are told which slots to publish and to store.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -49,6 +50,8 @@ _DAY_US = 86_400_000_000
 # Entries that one event can need beside its parts and flags: causes, buckets, labels.
 _ENTRIES_PER_EVENT = 8 + 3 + 3
 
+_TENANT, _LANE = KEY_NAMES.index("tenant_id"), KEY_NAMES.index("lane")
+
 
 class WindowTable:
     """Rows by slot; remembers which are to be published and which to be stored."""
@@ -91,7 +94,7 @@ class WindowTable:
 
     def is_late(self, keys: Keys) -> Bools:
         """Which of the rows are in a lane."""
-        late: Bools = keys.names[:, KEY_NAMES.index("lane")] != EMPTY
+        late: Bools = keys.names[:, _LANE] != EMPTY
         return late
 
     def find(self, keys: Keys) -> Ints:
@@ -169,9 +172,17 @@ class WindowTable:
         """Whether a row is to be published."""
         return bool((self.rows.state[: self._used()] & DIRTY).any())
 
-    def take_dirty(self) -> Ints:
-        """Slots to publish now, in the order of their keys; they count as published afterwards."""
-        slots = self.ordered(self._where(None, LIVE | DIRTY, 0))
+    def take_dirty(self, is_due: Callable[[str], bool] | None = None) -> Ints:
+        """Slots to publish now, in the order of their keys; they count as published afterwards.
+
+        Those of the tenants for which `is_due` says so, or of all.
+        """
+        slots = self._where(None, LIVE | DIRTY, 0)
+        if is_due is not None:
+            tenants, of = np.unique(self.rows.names[slots, _TENANT], return_inverse=True)
+            due = [is_due(self.names.texts[tenant] or "") for tenant in tenants.tolist()]
+            slots = slots[np.array(due, dtype=np.bool_)[of]]
+        slots = self.ordered(slots)
         self.rows.state[slots] = (self.rows.state[slots] & ~np.uint8(DIRTY)) | CHANGED
         return slots
 
@@ -179,7 +190,7 @@ class WindowTable:
         """Remove published rows that nothing can change any more; how many they were."""
         final = self.rows.start + (WINDOW_US + DELAY_US + self.lateness_us) < time
         slots = self._where(final, LIVE, DIRTY)
-        lanes = self.rows.names[slots, KEY_NAMES.index("lane")]
+        lanes = self.rows.names[slots, _LANE]
         today = _date(time)
         over = np.array([not (text or "") or (text or "") < today for text in self.names.texts])
         slots = slots[over[lanes]] if len(slots) else slots
