@@ -259,8 +259,10 @@ class Prompt:
         names = [references.put(one) for one in (default_book(), policy(), policy(SPANNING))]
         self.start = [activate(offset, name) for offset, name in enumerate(names)]
         settings = Settings(share_delay_ms=share_delay_ms, decision_delay_ms=0)
-        self.owner = Owner(settings, partial(usage_place, TOPICS), cast("References", None), Metrics(list),
-                           on_fenced=_never, on_fault=_never)  # fmt: skip
+        self.owner = Owner(
+            settings, partial(usage_place, TOPICS), cast("References", None), Metrics(list),
+            on_fenced=_never, on_fault=_never,
+        )  # fmt: skip
         self.owner.owned[0] = self.owned
 
     async def begin(self) -> None:
