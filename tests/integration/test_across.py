@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,7 @@ from tests.builders import usage
 from tests.integration.conftest import Stack, until
 
 from sluice.enforcement.leases import LeaseKey, lease_key_bytes
-from sluice.enforcement.shares import Share, ShareKey, share_record
-from sluice.periods import Period, period_of
+from sluice.periods import period_of
 from sluice.wire.codec import decode, encode
 from sluice.wire.emitter import UsageEmitter
 from sluice.wire.kafka import producer_config, topics
@@ -34,24 +35,23 @@ HARD = SOFT.replace("everyone", "pool").replace(
 TENANTS = [f"tenant-{number}" for number in range(12)]
 
 
-class Teller:
-    """Puts shares and reports on the leases topic as usage partitions and holders do."""
+class Holder:
+    """A process that asks for leases of a budget of all tenants and emits their usage."""
 
     def __init__(self, stack: Stack) -> None:
         self.topics = topics(stack.settings)
         self.settings = stack.settings
         self.producer = Producer(producer_config(stack.settings))
-        self.begun_at = time.time_ns() // 1000
-        self.period: Period = period_of("day", "UTC", self.begun_at)
+        self.period = period_of("day", "UTC", time.time_ns() // 1000)
 
-    def tell(self, partition: int, settled: int, version: int, *, source: str = "",
-             closing: bool = False) -> None:  # fmt: skip
-        """A share of one partition."""
-        epoch = "e1" if source else ""
-        key = ShareKey(partition, "pool", "day", "", self.period.period_id, source, epoch)
-        share = Share("tokens", self.period.start, self.period.end, self.begun_at, settled,
-                      events=1, version=version, closing=closing)  # fmt: skip
-        self.send("PartialRow", share_record(key, share))
+    def use(self, tenant_id: str, tokens: int, source: str = "gw") -> None:
+        """The only call of a tenant."""
+        now = time.time_ns() // 1000
+        event = usage(
+            occurred_at=now, started_at=now, tenant_id=tenant_id, input_tokens=tokens,
+            output_tokens=0, source=source, event_id=tenant_id,
+        )  # fmt: skip
+        self.send(self.topics.usage, "UsageEvent", event, tenant_id.encode())
 
     def report(self, wants: int, **over: Any) -> None:
         """What a holder has and wants."""
@@ -61,11 +61,11 @@ class Teller:
             "period": self.period.period_id, "unit": "tokens", "wants": wants,
             "in_flight_reserved": 0, "interim_spend": 0, "last_seq": 0,
         }  # fmt: skip
-        self.send("HolderReport", fields | over)
+        self.send(self.topics.leases, "HolderReport", fields | over, b"")
 
-    def send(self, name: str, fields: dict[str, Any]) -> None:
-        """One record on the leases topic."""
-        self.producer.produce(self.topics.leases, encode(name, fields), b"day", 0)
+    def send(self, topic: str, name: str, fields: dict[str, Any], key: bytes) -> None:
+        """One record."""
+        self.producer.produce(topic, encode(name, fields), key)
         assert self.producer.flush(30) == 0
 
     def granted(self) -> list[int]:
@@ -88,13 +88,14 @@ class Teller:
 def test_leases_of_a_budget_that_spans_tenants_survive_a_crash(
     own_stack: Stack, tmp_path: Path
 ) -> None:
-    """A grant, shares, a killed rollup, a grant on top, and an end that waits for all answers."""
-    stack, teller = own_stack, Teller(own_stack)
+    """A grant, usage, a killed rollup, a grant on top, and an end that waits for the meter."""
+    stack, holder = own_stack, Holder(own_stack)
     apply(stack, tmp_path, HARD)
-    teller.report(wants=400)
-    until(lambda: teller.granted() == [400], what="the first grant")
-    teller.tell(0, 100, 1, source="gw")
-    teller.tell(1, 300, 1)
+    holder.report(wants=400)
+    until(lambda: holder.granted() == [400], what="the first grant")
+    holder.use("a", 60)
+    holder.use("b", 40)
+    holder.use("c", 300, source="other")
     budget = (
         "SELECT toInt64(settled_amount) AS s, toInt64(reserved_amount) AS r, "
         "toInt64(remaining_amount) AS m FROM budget_state "
@@ -103,20 +104,21 @@ def test_leases_of_a_budget_that_spans_tenants_survive_a_crash(
     held = [400, 300, 300]
     until(lambda: numbers(stack, budget) == held, what="settled and reserved in SQL")
     stack.kill("rollup")
-    teller.tell(1, 300, 1)
-    teller.report(wants=500, last_seq=1)
-    until(lambda: teller.granted()[-1:] == [600], what="a grant of the next owner")
-    teller.report(wants=0, last_seq=1, closing=True)
-    partitions = stack.settings.partitions
-    until(lambda: teller.asked() == set(range(partitions)), what="all partitions are asked")
-    for number in range(partitions):
-        assert teller.granted()[-1] != -1
-        teller.tell(number, 100 if number == 0 else 0, 2, source="gw", closing=True)
-    until(lambda: teller.granted()[-1:] == [-1], what="the end of the lease")
+    holder.report(wants=500, last_seq=2)
+    until(lambda: holder.granted()[-1:] == [600], what="a grant of the next owner")
+    meter = stack.pid("meter-0")
+    os.kill(meter, signal.SIGSTOP)
+    try:
+        holder.report(wants=0, last_seq=2, closing=True)
+        every = set(range(stack.settings.partitions))
+        until(lambda: holder.asked() == every, timeout_s=5, what="all partitions are asked")
+        assert holder.granted()[-1] == 600
+    finally:
+        os.kill(meter, signal.SIGCONT)
+    until(lambda: holder.granted()[-1:] == [-1], what="the end of the lease")
     ended = [400, 0, 600]
     until(lambda: numbers(stack, budget) == ended, what="nothing reserved in SQL")
-    shown = stack.sluice("status").stdout
-    assert "Budgets that span tenants" in shown
+    assert "Budgets that span tenants" in stack.sluice("status").stdout
 
 
 def test_usage_of_many_tenants_meets_one_limit(own_stack: Stack, tmp_path: Path) -> None:

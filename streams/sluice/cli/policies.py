@@ -32,7 +32,7 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
     """
     from sluice.admission.sentences import utc
     from sluice.steering.control import read_control
-    from sluice.steering.versions import in_force, read_versions
+    from sluice.steering.versions import in_force, read_versions, tellers
 
     settings = reachable(dir)
     places = in_force(read_control(settings))
@@ -47,14 +47,14 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
         return
     rows = [
         (v.policy.policy_id, v.policy.version, v.policy.mode, utc(v.published_at),
-         _places(partitions, settings.partitions))
+         _places(partitions, tellers(v.policy, settings.partitions)))
         for v, partitions in zip(versions, where, strict=True)
     ]  # fmt: skip
     table("Policies", ("policy", "version", "mode", "published", "in force"), rows)
 
 
-def _places(partitions: list[int], all_of_them: int) -> str:
-    if len(partitions) == all_of_them:
+def _places(partitions: list[int], all_of_them: list[int]) -> str:
+    if partitions == all_of_them:
         return "yes"
     return f"in partitions {', '.join(map(str, partitions))}" if partitions else "-"
 

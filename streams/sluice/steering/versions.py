@@ -80,6 +80,15 @@ def in_force(standing: Standing) -> dict[tuple[str, str], list[int]]:
     return found
 
 
+def tellers(policy: Policy, partitions: int) -> list[int]:
+    """Partitions whose owners say a policy of so many usage partitions; the last spans tenants."""
+    kinds = {budget.of_tenant for budget in policy.budgets}
+    return [
+        *(range(partitions) if True in kinds else ()),
+        *([partitions] if False in kinds else ()),
+    ]
+
+
 def pick(versions: Iterable[Published], policy_id: str | None, version: str) -> Policy:
     """The published policy whose version begins so; ConfigError for none or several."""
     found = [

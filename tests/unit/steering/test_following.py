@@ -33,6 +33,7 @@ def line(key: bytes, value: bytes | None) -> Line:
         (b"lease|", lease(unit="tokens"), "lease", "tenant_id=acme",
          "gw may spend 5 tokens of budget b in d until 2027-01-15 08:01:00 UTC"),
         (b"heartbeat|0", heartbeat(), "heartbeat", None, "offset 1"),
+        (b"heartbeat|4", heartbeat(of_tenants=False), "heartbeat", None, "that span tenants"),
         (key_of(), None, "lifted", "tenant_id=acme", "policy p, budget r: no decision stands"),
         (b"lease|p|b|tenant_id=acme|d|gw|e1", None, "lifted", "tenant_id=acme",
          "gw holds nothing of budget b in d"),

@@ -18,6 +18,7 @@ from sluice.steering.versions import (
     in_force,
     pick,
     raised,
+    tellers,
 )
 
 TEXT = """
@@ -62,6 +63,13 @@ def test_partitions_say_what_is_in_force() -> None:
     assert in_force(standing) == {("p", "v1"): [1], ("p", "v2"): [0, 2]}
     standing.take(2, rule_key("b", 2), None, NOW)
     assert in_force(standing) == {("p", "v1"): [1], ("p", "v2"): [0]}
+
+
+def test_each_kind_of_budget_is_said_where_it_is_kept() -> None:
+    """Budgets of tenants by every usage partition, those that span tenants by one more."""
+    both = policy("scope: [project_id, tenant_id]", "scope: [project_id]")
+    assert tellers(FIRST, 3) == [0, 1, 2]
+    assert tellers(both, 3) == [0, 1, 2, 3]
 
 
 def test_versions_are_picked_by_their_first_digits() -> None:
