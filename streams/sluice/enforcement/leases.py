@@ -54,7 +54,7 @@ class Lease(msgspec.Struct, array_like=True):
 
     `granted` is the grant in force, `counted` what is held against the limit: `granted`, or the
     grant before it where that was more, lowered at `lowered_at`. `settled` is the usage of the
-    process in the period, `base` that and what was in flight at its last report, `wants` what it
+    process in the period, `base` that and what was `in_flight` at its last report, `wants` what it
     wanted then and `per_request` what a request of its needs. `drift` is how much more than
     `settled` the process itself counts as spent: prices differ, or there is none. `ends_at`: when
     the row is forgotten.
@@ -76,6 +76,7 @@ class Lease(msgspec.Struct, array_like=True):
     lowered_at: int = 0
     drift: int = 0
     per_request: int = 0
+    in_flight: int = 0
 
 
 class Report(NamedTuple):
@@ -127,6 +128,7 @@ def hear(
         spent = max(spent, report.committed - lease.drift)
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
     lease.per_request = report.per_request
+    lease.in_flight = report.in_flight
     lease.base = clamped(spent + report.in_flight)
     if time - lease.lowered_at >= GRACE_US:
         lease.counted = lease.granted
@@ -214,8 +216,13 @@ def granted_total(lease: Lease) -> int:
     return max(0, clamped(lease.granted + lease.drift))
 
 
-def close(lease: Lease) -> None:
-    """End a lease: what was in flight counts until its usage has come."""
+def close(lease: Lease, *, is_priced: bool = True) -> None:
+    """End a lease whose usage has all come: what was in flight counts until its usage comes too.
+
+    Where everything has a price (`is_priced`), what the process counted beyond that is let go.
+    """
+    if is_priced:
+        lease.base = min(lease.base, clamped(max(lease.settled, 0) + lease.in_flight))
     lease.phase, lease.granted, lease.counted, lease.wants = CLOSED, 0, 0, 0
 
 

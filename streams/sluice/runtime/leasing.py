@@ -248,10 +248,10 @@ class Leasing:
         if lease is None or not self._is_whole(key, lease.last_seq):
             return
         self._closing.discard(key)
-        unit = self._state.ledgers[key.ledger].unit
-        if unit == "concurrency":
+        ledger = self._state.ledgers[key.ledger]
+        if ledger.unit == "concurrency":
             lease.base = 0  # no usage will say that it has ended
-        leases.close(lease)
+        leases.close(lease, is_priced=not ledger.unpriced)
         self._note(key, lease)
         self._tell_end(key)
 

@@ -286,6 +286,18 @@ def test_a_lease_ends_when_every_partition_has_answered() -> None:
     assert (row["settled"], row["presumed"], row["remaining"]) == (40, 0, 960)
 
 
+def test_a_closed_lease_counts_its_usage_and_what_is_in_flight() -> None:
+    """What the process counted beyond its usage is let go when all partitions have answered."""
+    rollup = Rollup(HARD)
+    rollup.report(wants=600)
+    rollup.report(wants=0, last_seq=4, closing=True, committed=70, in_flight_reserved=30)
+    closing_answers(rollup, 0, 1, 2)
+    assert rows(rollup)[-1]["presumed"] == 570
+    closing_answers(rollup, 3)
+    row = rows(rollup)[-1]
+    assert (row["settled"], row["reserved"], row["remaining"]) == (40, 30, 930)
+
+
 def test_a_lease_without_usage_waits_for_answers_too() -> None:
     """Numbers of usage are not known here, not even that there was none."""
     rollup = Rollup(HARD)
