@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from confluent_kafka import Producer
 from tests.builders import usage
 from tests.integration.conftest import Stack, until
@@ -144,6 +147,31 @@ def test_usage_of_many_tenants_meets_one_limit(own_stack: Stack, tmp_path: Path)
         until(lambda: numbers(stack, budget) == [1200, 36, 1000], what="the last sum in SQL")
     (said,) = {block["decision_id"]: block for block in blocks(stack)}.values()
     assert not any(said["scope"].values())
+
+
+def test_a_second_rollup_takes_over(own_stack: Stack, tmp_path: Path) -> None:
+    """It stands by until the first falls silent; what the first says afterwards counts nothing."""
+    stack = own_stack
+    apply(stack, tmp_path, HARD)
+    holder = Holder(stack)
+    holder.report(wants=100)
+    until(lambda: holder.granted() == [100], what="a grant of the first")
+    argv = [sys.executable, "-m", "sluice.cli", "rollup", "--slot", "1", "--dir", str(stack.folder)]
+    with (tmp_path / "second.log").open("ab") as log:
+        second = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        until(lambda: (stack.folder / "status" / "rollup-1.json").exists(), what="the second")
+        first = stack.pid("rollup")
+        os.kill(first, signal.SIGSTOP)
+        holder.report(wants=300)
+        until(lambda: holder.granted()[-1] == 300, what="a grant of the second")
+        os.kill(first, signal.SIGCONT)
+        until(lambda: not psutil.pid_exists(first), what="the first is fenced")
+        holder.report(wants=400)
+        until(lambda: holder.granted() == [100, 300, 400], what="a grant after all")
+    finally:
+        second.terminate()
+        second.wait(30)
 
 
 def apply(stack: Stack, folder: Path, text: str) -> None:
