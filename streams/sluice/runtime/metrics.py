@@ -130,7 +130,7 @@ def partition_samples(
         kind, _, reason = name.partition(".")
         if kind == "dead_letters" and reason:
             yield "sluice_dead_letters_total", (number, reason), count
-    for kind in ("windows", "tasks", "ledgers", "sources", "cohorts"):
+    for kind in ("windows", "tasks", "ledgers", "leases", "shares", "sources", "cohorts"):
         yield "sluice_open_rows", (number, kind), status[kind]
     yield "sluice_missing_numbers", (number,), status["missing_numbers"]
     for source, counts in status["incomplete"].items():

@@ -15,6 +15,7 @@ from tests.builders import (
     TOPICS,
     FakeRecord,
     FakeReferences,
+    across,
     activate,
     governed,
     partition,
@@ -33,9 +34,10 @@ from sluice.runtime.metrics import Metrics
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.owned import Hole, OwnedPartition
 from sluice.runtime.owner import Owner
-from sluice.runtime.places import usage_place
+from sluice.runtime.places import across_place, usage_place
 from sluice.runtime.references import References
 from sluice.settings import Settings, load_settings
+from sluice.wire.codec import decode
 
 LATER = NOW + 7_200_000_000
 
@@ -119,6 +121,25 @@ def test_applying_goes_on_while_a_commit_is_in_flight() -> None:
 
 def _changes(records: list[OutRecord]) -> list[tuple[bytes, bytes | None]]:
     return [(out.key, out.value) for out in records if out.topic == TOPICS.meter_state]
+
+
+def test_the_owner_of_what_spans_tenants_says_so() -> None:
+    """Its heartbeat goes behind those of the usage partitions, and is not of tenants."""
+    place = across_place(TOPICS)
+    owned = OwnedPartition(Settings(), place, cast("References", None), Metrics(list))
+    owned.partition, log = across(FakeReferences()), FakeLog()
+    owned.log = cast("Any", log)
+
+    async def scene() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            await owned.apply(Chunk(0, [tick(0, NOW)]))
+            await owned.checkpoint(executor)
+
+    asyncio.run(scene())
+    (out,) = [out for out in log.commits[0][0] if out.topic.endswith("control.v1")]
+    fields = decode(out.value or b"")[1]
+    assert (out.partition, out.key) == (TOPICS.across, b"heartbeat|4")
+    assert (fields["source_partition"], fields["of_tenants"], fields["sequence"]) == (4, False, 1)
 
 
 def test_a_chunk_that_starts_elsewhere_is_refused() -> None:
