@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     NOW,
@@ -67,7 +67,7 @@ class Partitions:
         key = ShareKey(step.partition, "all", "b", "", DAY, step.source, step.source and "e1")
         begin = NOW - NOW % DAY_US
         share = self.shares.setdefault(key, Share("tokens", begin, begin + DAY_US, NOW))
-        add(share, Sums(step.amount, min(step.amount, 0), int(step.amount >= 0), 0))
+        add(share, Sums(step.amount, min(step.amount, 0), int(step.amount > 0), 0))
         share.version += 3
         self.words.append(share_record(key, share))
         return self.words[-1]
@@ -167,6 +167,7 @@ def take(world: World, partitions: Partitions, step: Step) -> None:
         world.put(tick(len(world.records), NOW), restart=step.restart)
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 45))
 def test_ledgers_are_the_sum_of_the_shares(happened: list[Step], begins: int) -> None:
     """In any order, with words lost and repeated, whenever the policy came, over restarts."""
@@ -176,6 +177,7 @@ def test_ledgers_are_the_sum_of_the_shares(happened: list[Step], begins: int) ->
     assert found == partitions.total()
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 45))
 def test_restarts_change_nothing(happened: list[Step], begins: int) -> None:
     """A successor between any two records says and stores what the same owner would have."""
@@ -187,6 +189,7 @@ def test_restarts_change_nothing(happened: list[Step], begins: int) -> None:
         assert found == wanted
 
 
+@settings(deadline=None)
 @given(steps, st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12))
 def test_a_lease_ends_when_all_partitions_have_answered(
     happened: list[Step], answers: list[tuple[int, bool]]

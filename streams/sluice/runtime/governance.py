@@ -139,6 +139,7 @@ class Governance(InForce):
 
     def close_whole(self) -> None:
         """End the leases of such processes whose usage has all come."""
+        self._fill()
         self._leasing.close_whole()
 
     def held_to(

@@ -24,8 +24,8 @@ def test_a_partition_is_told_in_samples_of_the_table() -> None:
     """Counters, reasons, holes per producer and lag carry the labels that the table states."""
     status = {
         "partition": 3, "counters": {"events": 5, "dead_letters": 2, "dead_letters.truncated": 2},
-        "windows": 1, "tasks": 2, "ledgers": 3, "leases": 1, "shares": 2, "sources": 4, "cohorts": 5,
-        "missing_numbers": 6,
+        "windows": 1, "tasks": 2, "ledgers": 3, "leases": 1, "shares": 2, "sources": 4,
+        "cohorts": 5, "missing_numbers": 6,
         "incomplete": {"gw": (6, 1, 0, 2)}, "watermark": 7_000_000, "lag": 9, "time": 90_000_000,
     }  # fmt: skip
     samples = list(partition_samples(status, ("usage.v1", 3), 100.0))
