@@ -63,11 +63,12 @@ class Partitions:
         self.words: list[dict[str, Any]] = []
 
     def use(self, step: Step) -> dict[str, Any]:
-        """Usage is added to a share; the word on it."""
+        """Usage is added to a share; the word on it. Corrections are of no process."""
+        amount = abs(step.amount) if step.source else step.amount
         key = ShareKey(step.partition, "all", "b", "", DAY, step.source, step.source and "e1")
         begin = NOW - NOW % DAY_US
         share = self.shares.setdefault(key, Share("tokens", begin, begin + DAY_US, NOW))
-        add(share, Sums(step.amount, min(step.amount, 0), int(step.amount > 0), 0))
+        add(share, Sums(amount, min(amount, 0), int(amount > 0), 0))
         share.version += 3
         self.words.append(share_record(key, share))
         return self.words[-1]
