@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -346,7 +347,8 @@ class FakeProducer:
 def test_questions_are_repeated_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each goes to its own partition without a key, at once, then after 5, 10, 20 seconds."""
     seconds = [0.0]
-    monkeypatch.setattr(questions_module.time, "monotonic", lambda: seconds[0])
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr(questions_module, "time", clock)
     rollup, producer = Rollup(HARD), FakeProducer()
     rollup.report(wants=600)
     rollup.report(wants=0, last_seq=4, closing=True)
