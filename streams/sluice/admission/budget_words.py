@@ -89,5 +89,5 @@ def _held_back(lack: Lack) -> str:
 
 
 def _named(violated: Violation) -> str:
-    scope = violated.scope or "everything"
+    scope = violated.scope or "all tenants"
     return f"budget {violated.budget_id} of policy {violated.policy_id} for {scope}"
