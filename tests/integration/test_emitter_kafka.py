@@ -24,6 +24,7 @@ from sluice.local.kafka import KafkaNode
 from sluice.local.ports import free_port
 from sluice.wire.codec import decode
 from sluice.wire.emitter import Position, UsageEmitter
+from sluice.wire.topics import leases_beside
 from sluice.wire.wal_frames import Damage, frames
 
 pytestmark = pytest.mark.integration
@@ -277,3 +278,37 @@ def work(out: UsageEmitter, told: Path) -> None:
         status = out.close(30)
     finally:
         os._exit(status)
+
+
+def test_a_leases_topic_that_is_missing_holds_up_no_usage(
+    node: KafkaNode, topic: str, tmp_path: Path
+) -> None:
+    """Reports for it are dropped while usage flows in order; once it is there, they arrive."""
+    report = {"holder_slot": "slot", "tenant_id": "", "budget_ids": ["b"], "period": "d",
+              "policy_id": "p", "scope": "", "wants": 5, "in_flight_reserved": 0,
+              "interim_spend": 0}  # fmt: skip
+    told: list[str] = []
+    with emitter(node, topic, tmp_path, on_error=lambda error: told.append(error.code)) as gateway:
+        for number in range(300):
+            gateway.emit(plain(number))
+            if number % 100 == 0:
+                gateway.report(report)
+        assert gateway.flush(20) == 0
+        stats = gateway.stats()
+        assert (stats.acknowledged, stats.refused, stats.resent) == (300, 3, 0)
+        assert len(told) == 1, told
+        leases = leases_beside(topic)
+        admin = AdminClient({"bootstrap.servers": node.bootstrap})
+        admin.create_topics([NewTopic(leases, 1, 1)])[leases].result()
+        until(lambda: _arrives(gateway, report), 30)
+    numbers = defaultdict(list)
+    for event in on_topic(node, topic):
+        numbers[event["tenant_id"]].append(event["source_seq"])
+    assert sum(map(len, numbers.values())) == 300
+    assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in numbers.values())
+
+
+def _arrives(gateway: UsageEmitter, report: dict[str, Any]) -> bool:
+    before = gateway.stats().acknowledged
+    gateway.report(report)
+    return gateway.flush(10) == 0 and gateway.stats().acknowledged > before

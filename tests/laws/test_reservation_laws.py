@@ -16,11 +16,18 @@ from sluice.admission.verdict import AdmissionRequest
 from sluice.wire.codec import decode
 
 LIMITS = {"tenant": 100, "project": 60}
-SCOPES = {"tenant": ["tenant_id"], "project": ["tenant_id", "project_id"]}
-RULES = [
-    read_rule(name.encode(), decode(budget_rule(budget_id=name, scope=scope))[1])
-    for name, scope in SCOPES.items()
-]
+# One ledger over several: a tenant's over its projects, and that of all tenants over each.
+SCOPES = {
+    False: {"tenant": ["tenant_id"], "project": ["tenant_id", "project_id"]},
+    True: {"tenant": [], "project": ["tenant_id"]},
+}
+RULES = {
+    across: [
+        read_rule(name.encode(), decode(budget_rule(budget_id=name, scope=scope))[1])
+        for name, scope in scopes.items()
+    ]
+    for across, scopes in SCOPES.items()
+}
 TTL_US = 1000
 
 # What happens: a request of a project with an estimate, the end of a running one with what it took,
@@ -64,15 +71,18 @@ class Model:
 class Real:
     """The accounts of a point, driven like the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, across: bool) -> None:
+        self.across = across
         self.leases = Leases("gw")
         self.grants: dict[bytes, Any] = {}
         self.running: list[list[Hold]] = []
 
     def reserve(self, project: str, amount: int, now: int) -> bool:
-        request = AdmissionRequest("acme", project, "m", estimated_cost_pusd=amount)
-        claims, doubts = claims_of(RULES, request, now)
+        tenant, project_id = (project, "chat") if self.across else ("acme", project)
+        request = AdmissionRequest(tenant, project_id, "m", estimated_cost_pusd=amount)
+        claims, doubts = claims_of(RULES[self.across], request, now)
         assert (len(claims), doubts) == (2, [])
+        assert [claim.tenant_id for claim in claims] == ["" if self.across else tenant, tenant]
         holds, lacks = self.leases.hold(claims, self.grants, now)
         if not lacks:
             self.running.append(holds)
@@ -81,17 +91,20 @@ class Real:
     def grant(self, ledger: str, total: int, expires_at: int) -> None:
         project = "" if ledger == "tenant" else ledger
         name = "tenant" if ledger == "tenant" else "project"
-        scope = f"project_id={project},tenant_id=acme" if project else "tenant_id=acme"
+        if self.across:
+            scope = f"tenant_id={project}" if project else ""
+        else:
+            scope = f"project_id={project},tenant_id=acme" if project else "tenant_id=acme"
         key = f"lease|p|{name}|{scope}|2027-01-15|gw|".encode()
         self.grants[key] = {"unit": "pusd", "granted_total": total, "expires_at": expires_at}
 
 
-@given(steps)
+@given(st.booleans(), steps)
 def test_what_is_let_in_is_what_the_obvious_model_lets_in(
-    happened: list[tuple[str, Any, int]],
-) -> None:
+    across: bool, happened: list[tuple[str, Any, int]],
+) -> None:  # fmt: skip
     """All or nothing over both ledgers, at every instant; and spend stays within its bound."""
-    model, real, most = Model(), Real(), {"tenant": 0, "a": 0, "b": 0}
+    model, real, most = Model(), Real(across=across), {"tenant": 0, "a": 0, "b": 0}
     for what, which, amount in happened:
         if what == "reserve":
             assert real.reserve(which, amount, model.now) is model.lets_in(which, amount)
@@ -118,5 +131,5 @@ def test_what_is_let_in_is_what_the_obvious_model_lets_in(
     measured = max(0, model.taken("tenant") - most["tenant"])
     print(f"overshoot: measured {measured} / bound {model.bound}")
     for key, account in real.leases.accounts.items():
-        ledger = "tenant" if key.budget_id == "tenant" else key.scope[len("project_id=")]
+        ledger = key.scope.partition("=")[2][:1] if key.budget_id == "project" else "tenant"
         assert account.committed + account.reserved == model.taken(ledger)

@@ -72,6 +72,10 @@ class BudgetRule:
         """Whether each ledger belongs to one tenant, whose partition grants its leases."""
         return "tenant_id" in self.scope or any(name == "tenant_id" for name, _ in self.where)
 
+    def whom(self, scope: str) -> str:
+        """A ledger in words: whose usage it counts."""
+        return scope or ("everything" if self.of_tenant else "all tenants")
+
     def fails(self, situation: str) -> Fails:
         """What holds in a situation in which the limit is not known.
 

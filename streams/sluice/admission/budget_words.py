@@ -31,14 +31,14 @@ def exhausted(lacks: Sequence[Lack], staleness_us: int | None) -> Verdict:
     """The refusal of a request for which leases have too little room."""
     first = lacks[0]
     violated = tuple(map(_violation, lacks))
-    reason = _sentence(violated[0]) + _held_back(first)
+    reason = _sentence(first, violated[0]) + _held_back(first)
     return _refusal(LEASE_EXHAUSTED, reason, first, violated, staleness_us)
 
 
 def unknown(lack: Lack, situation: str, staleness_us: int | None) -> Verdict:
     """The refusal where a budget that has no usable lease is closed in this situation."""
     violated = (_violation(lack),)
-    reason = f"{_named(violated[0])} is closed: {_WHY[situation]}"
+    reason = f"{_named(lack)} is closed: {_WHY[situation]}"
     return _refusal(CODES[situation], reason, lack, violated, staleness_us)
 
 
@@ -72,11 +72,11 @@ def _violation(lack: Lack) -> Violation:
     )  # fmt: skip
 
 
-def _sentence(violated: Violation) -> str:
+def _sentence(lack: Lack, violated: Violation) -> str:
     left = "no lease" if violated.left is None else f"{max(0, violated.left)} left of its lease"
     resets = "" if violated.resets_at is None else f", its period ends {utc(violated.resets_at)}"
     return (
-        f"{_named(violated)} has {left} here and the request needs {violated.needed} "
+        f"{_named(lack)} has {left} here and the request needs {violated.needed} "
         f"{violated.unit} (limit {violated.limit}{resets})"
     )
 
@@ -88,6 +88,6 @@ def _held_back(lack: Lack) -> str:
     return "" if by in (None, lack.claim.key.budget_id) else f"; budget {by} has no more to give it"
 
 
-def _named(violated: Violation) -> str:
-    scope = violated.scope or "everything"
-    return f"budget {violated.budget_id} of policy {violated.policy_id} for {scope}"
+def _named(lack: Lack) -> str:
+    rule, key = lack.claim.rule, lack.claim.key
+    return f"budget {rule.budget_id} of policy {rule.policy_id} for {rule.whom(key.scope)}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from sluice.admission.budget_rule import BudgetRules, read_rule
+from sluice.admission.budget_rule import BudgetRule, BudgetRules, read_rule
 from sluice.admission.decision import CONDITIONS, Decision, Effect, Version, read_decision
 from sluice.errors import WireError
 from sluice.wire.fast_reader import read_value
@@ -79,6 +79,10 @@ class ControlState:
         self._lifted: OrderedDict[bytes, Version] = OrderedDict()
         self._beats: dict[int, tuple[int, int, int]] = {}
         self._oldest_heard_at: int | None = None
+        self._across_heard_at: int | None = None
+        # Whether tenants have their usage there, as the newest heartbeat says.
+        self._of_tenants: dict[int, bool] = {}
+        self._last_partition = 0
         # By tenant, so that what one request meets lies together, and most find nothing at once.
         self._groups: dict[str, Group] = {}
         self._of_any = Group()
@@ -114,10 +118,17 @@ class ControlState:
         return self._ignored("garbage")
 
     def expect(self, partitions: Iterable[int], now: int) -> None:
-        """Count the silence of these source partitions from `now`, where nothing was heard yet."""
+        """Count the silence of these source partitions from `now`, where nothing was heard yet.
+
+        The last of several is of the budgets that span tenants, unless its heartbeats say that
+        tenants have their usage there.
+        """
+        partitions = list(partitions)
+        self._last_partition = max(partitions, default=0)
         for partition in partitions:
             if partition not in self.heard_at:
                 self._heard(partition, now)
+        self._compare_silence()
 
     def matching(self, request: Any, now: int) -> list[Match]:
         """Decisions in force for a request, whose attributes are the scope fields.
@@ -133,11 +144,16 @@ class ControlState:
         return found
 
     def staleness(self, now: int) -> int | None:
-        """µs since the longest silent source partition was heard; None if none is expected."""
-        oldest = self._oldest_heard_at
-        if oldest is None:
-            return None
-        return now - oldest if now > oldest else 0
+        """µs since the longest silent usage partition was heard; None if none is expected."""
+        return _since(self._oldest_heard_at, now)
+
+    def across_staleness(self, now: int) -> int | None:
+        """µs since the owner of budgets that span tenants was heard; None if it never was."""
+        return _since(self._across_heard_at, now)
+
+    def silence_of(self, rule: BudgetRule, now: int) -> int | None:
+        """µs for which those who own a budget have been silent."""
+        return self.staleness(now) if rule.of_tenant else self.across_staleness(now)
 
     def _ignored(self, why: str) -> Applied | None:
         self.counts[why] += 1
@@ -208,14 +224,25 @@ class ControlState:
         if beat <= self._beats.get(partition, (-1, -1, -1)):
             return self._ignored("stale")
         self._beats[partition] = beat
+        self._of_tenants[partition] = record["of_tenants"]
         self._heard(partition, min(record["issued_at"], now))
         self.counts["heartbeats"] += 1
         return Applied("heartbeat", key)
 
     def _heard(self, partition: int, instant: int) -> None:
-        if instant > self.heard_at.get(partition, -1):
-            self.heard_at[partition] = instant
-            self._oldest_heard_at = min(self.heard_at.values())
+        self.heard_at[partition] = max(instant, self.heard_at.get(partition, -1))
+        self._compare_silence()
+
+    def _compare_silence(self) -> None:
+        usage, across = [], []
+        for number, heard_at in self.heard_at.items():
+            of_tenants = self._of_tenants.get(number)
+            if of_tenants or (of_tenants is None and number != (self._last_partition or None)):
+                usage.append(heard_at)
+            elif of_tenants is False:
+                across.append(heard_at)
+        self._oldest_heard_at = min(usage, default=None)
+        self._across_heard_at = max(across, default=None)
 
     def _index(self, decision: Decision) -> None:
         tenant_id, fields, values = _placed(decision)
@@ -273,6 +300,10 @@ def _find(group: Group, request: Any, now: int, found: list[Match]) -> None:
                     found.append(match)
                 elif (effect := decision.effect_at(now)) is not None:
                     found.append(Match(decision, effect))
+
+
+def _since(heard_at: int | None, now: int) -> int | None:
+    return None if heard_at is None else max(0, now - heard_at)
 
 
 def _placed(decision: Decision) -> tuple[str | None, tuple[str, ...], Any]:

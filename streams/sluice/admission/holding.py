@@ -11,7 +11,7 @@ from sluice.admission.budget_words import doubtful, exhausted, unknown
 from sluice.admission.control_state import ControlState
 from sluice.admission.desk_options import DeskOptions
 from sluice.admission.holder import Holder
-from sluice.admission.leases import Claim, Lack, claim_on, claims_of, settle
+from sluice.admission.leases import Claim, Lack, Troubles, claim_on, claims_of, settle
 from sluice.admission.publisher import Publisher
 from sluice.admission.verdict import AdmissionRequest, Verdict
 from sluice.admission.waiting import LEASES, Course, Wait, Waiters
@@ -59,7 +59,7 @@ class Holding:
             # Of a lease that is in force the limit is known, however silent the control topic is.
             leased = doubt.situation == "control_stale" and doubt.rule.hard
             if not leased and doubt.rule.fails(doubt.situation) == "closed":
-                raise NoRoom(doubtful(doubt, state.staleness(now)))
+                raise NoRoom(doubtful(doubt, state.silence_of(doubt.rule, now)))
         if not claims:
             return []
         with self._waiters.lock:
@@ -71,13 +71,14 @@ class Holding:
             return holds
         return (yield from self._wait(claims, lacks))
 
-    def _troubles(self, now: int) -> list[str]:
-        troubles = ["publisher_down"] if self._publisher.down else []
-        return [*troubles, "control_stale"] if self._stale(now) else troubles
+    def _troubles(self, now: int) -> Troubles:
+        state = self._state()
+        down = ("publisher_down",) if self._publisher.down else ()
+        silences = state.staleness(now), state.across_staleness(now)
+        return Troubles(*((*down, "control_stale") if self._stale(us) else down for us in silences))
 
-    def _stale(self, now: int) -> bool:
-        staleness_us = self._state().staleness(now)
-        return staleness_us is not None and staleness_us > self._stale_after_us
+    def _stale(self, silence_us: int | None) -> bool:
+        return silence_us is not None and silence_us > self._stale_after_us
 
     def _wait(self, claims: Sequence[Claim], lacks: list[Lack]) -> Course[list[Hold]]:
         until = time.monotonic() + max(lack.claim.rule.lease_wait_ms for lack in lacks) / 1000
@@ -117,16 +118,17 @@ class Holding:
     def _in_doubt(self, claims: Sequence[Claim], lacks: Sequence[Lack]) -> list[Hold]:
         """What fail rules say where leases had no room in time."""
         now = self._clock()
-        staleness_us = self._state().staleness(now)
+        state, troubles = self._state(), self._troubles(now)
         # While nobody can be asked, what is left of a lease is not all there is.
-        trouble = next(iter(self._troubles(now)), None)
-        spent = [lack for lack in lacks if lack.room is not None and trouble is None]
+        spent = [lack for lack in lacks
+                 if lack.room is not None and not troubles.of(lack.claim.rule)]  # fmt: skip
         if spent:
-            raise NoRoom(exhausted(spent, staleness_us))
+            raise NoRoom(exhausted(spent, state.silence_of(spent[0].claim.rule, now)))
         for lack in lacks:
-            situation = trouble or _situation(lack)
-            if lack.claim.rule.fails(situation) == "closed":
-                raise NoRoom(unknown(lack, situation, staleness_us))
+            rule = lack.claim.rule
+            situation = next(iter(troubles.of(rule)), _situation(lack))
+            if rule.fails(situation) == "closed":
+                raise NoRoom(unknown(lack, situation, state.silence_of(rule, now)))
         with self._waiters.lock:
             return self.holder.leases.hold_anyway(claims, self._grants(), now)
 
@@ -141,7 +143,8 @@ class Holding:
             claims = [claim_on(hold.account, more) for hold, more in grown if more]
             _, lacks = self.holder.leases.hold(claims, self._grants(), now)
         if lacks:
-            raise NoRoom(exhausted(lacks, self._state().staleness(now)))
+            silence_us = self._state().silence_of(lacks[0].claim.rule, now)
+            raise NoRoom(exhausted(lacks, silence_us))
         return [hold._replace(amount=hold.amount + more) for hold, more in grown]
 
     def give_back(self, holds: Sequence[Hold]) -> None:

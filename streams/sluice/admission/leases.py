@@ -24,7 +24,10 @@ Report = tuple[Account, dict[str, Any]]
 
 
 class Claim(NamedTuple):
-    """What one hard budget must have room for before a request runs."""
+    """What one hard budget must have room for before a request runs.
+
+    `tenant_id` is empty where the budget spans tenants.
+    """
 
     rule: BudgetRule
     key: AccountKey
@@ -41,6 +44,20 @@ class Doubt(NamedTuple):
     detail: str
 
 
+class Troubles(NamedTuple):
+    """Situations in which the point is, by who owns a budget; whatever the request."""
+
+    of_tenants: Sequence[str] = ()
+    across: Sequence[str] = ()
+
+    def of(self, rule: BudgetRule) -> Sequence[str]:
+        """Those that concern a budget."""
+        return self.of_tenants if rule.of_tenant else self.across
+
+
+NO_TROUBLES = Troubles()
+
+
 class Lack(NamedTuple):
     """A claim that found too little room; `room` None = no lease in force."""
 
@@ -50,18 +67,18 @@ class Lack(NamedTuple):
 
 
 def claims_of(
-    rules: Iterable[BudgetRule], request: AdmissionRequest, now: int, troubles: Sequence[str] = ()
+    rules: Iterable[BudgetRule],
+    request: AdmissionRequest,
+    now: int,
+    troubles: Troubles = NO_TROUBLES,
 ) -> tuple[list[Claim], list[Doubt]]:
-    """What a request needs of every hard budget that it meets at `now`, and what is in doubt.
-
-    `troubles` are situations in which the point is, whatever the request.
-    """
+    """What a request needs of every hard budget that it meets at `now`, and what is in doubt."""
     claims: list[Claim] = []
     doubts: list[Doubt] = []
     for rule in rules:
         if not rule.concerns(request) or not applies(rule.unit, request):
             continue
-        doubts += [Doubt(rule, trouble, "") for trouble in troubles]
+        doubts += [Doubt(rule, trouble, "") for trouble in troubles.of(rule)]
         scope = rule.scope_of(request)
         if isinstance(scope, UnknownScope):
             doubts.append(Doubt(rule, "unknown_scope", f"the request has no {scope.field}"))
@@ -69,12 +86,11 @@ def claims_of(
         amount = estimated(rule.unit, request)
         if amount is None:
             doubts.append(Doubt(rule, "no_price", f"nothing tells how many {rule.unit} it takes"))
-        if rule.hard and not rule.of_tenant:
-            doubts.append(Doubt(rule, "cold_start", "it spans tenants, nobody leases it here"))
-        elif rule.hard:
+        if rule.hard:
+            tenant_id = request.tenant_id if rule.of_tenant else ""
             span = rule.span_at(now)
             key = AccountKey(rule.policy_id, rule.budget_id, scope, span.period_id, rule.unit)
-            claims.append(Claim(rule, key, span, request.tenant_id, amount or 0))
+            claims.append(Claim(rule, key, span, tenant_id, amount or 0))
     return claims, doubts
 
 

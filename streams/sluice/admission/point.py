@@ -283,6 +283,7 @@ class AdmissionPoint:
         return {
             "ready": self.ready,
             "staleness_us": state.staleness(now),
+            "across_staleness_us": state.across_staleness(now),
             "heard_at": heard_at,
             "counts": counts | {"lost_reports": self._outbox.lost},
             "decisions": decisions,

@@ -41,7 +41,7 @@ def explain(
 def explained(decision: Decision, now: int) -> Explained:
     """One decision at `now` (µs UTC)."""
     acts = not decision.shadow and decision.effect_at(now) is not None
-    scope = ", ".join(f"{name}={value}" for name, value in decision.scope) or "everything"
+    scope = ", ".join(f"{name}={value}" for name, value in decision.scope) or "all tenants"
     head = f"{decision.published_action} for {scope}, {_standing(decision, now)}"
     source = f"policy {decision.policy_id} {decision.policy_version}, rule {decision.rule_id}"
     notes = "".join(f"; {note.sentence}" for note in decision.notes)

@@ -44,7 +44,7 @@ class BudgetStanding:
             return f"{head} is soft: decisions tell when it is spent"
         if self.scope is None:
             return f"{head} is hard; nothing was asked of it here yet"
-        return f"{head} for {self.scope or 'everything'}, {self.period}: {self._lease()}"
+        return f"{head} for {rule.whom(self.scope)}, {self.period}: {self._lease()}"
 
     def _lease(self) -> str:
         spent = f"{self.committed} spent and {self.reserved} reserved here of {self.unit}"

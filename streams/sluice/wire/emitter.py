@@ -133,17 +133,19 @@ class UsageEmitter:
     def report(self, report: Mapping[str, Any]) -> str:
         """Queue one HolderReport behind all usage emitted so far; returns its source_epoch.
 
-        Fills holder, source_epoch and last_seq. The newest report on each lease is kept with the
-        log, so that a successor can close what this process leaves open. Raises as `emit` does.
+        Fills holder, source_epoch and last_seq. One on a budget that spans tenants has an empty
+        tenant_id: it goes to the leases topic beside the usage topic, and its last_seq counts the
+        events under all keys. The newest report on each lease is kept with the log, so that a
+        successor can close what this process leaves open. Raises as `emit` does.
         """
-        tenant = _tenant_of(report)
+        tenant = "" if report.get("tenant_id") == "" else _tenant_of(report)
         with self._lock:
             return self._patiently(lambda: self._take_report(report, tenant))
 
     def _take_report(self, report: Mapping[str, Any], tenant: str) -> str:
         epoch = self._epoch or self._reopen()
-        own = {"holder": self._source, "source_epoch": epoch.log.epoch,
-               "last_seq": epoch.last_seq.get(tenant, 0)}  # fmt: skip
+        last_seq = epoch.last_seq.get(tenant, 0) if tenant else sum(epoch.last_seq.values())
+        own = {"holder": self._source, "source_epoch": epoch.log.epoch, "last_seq": last_seq}
         self._append(epoch, tenant.encode(), encode("HolderReport", {**report, **own}))
         return epoch.log.epoch
 

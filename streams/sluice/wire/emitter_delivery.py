@@ -15,8 +15,10 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from sluice.wire.emitter_stats import Counts, EmitterError
+from sluice.wire.topics import leases_beside
 from sluice.wire.wal_frames import Frame
 from sluice.wire.wal_segment import Segment
+from sluice.wire.wal_standing import ACROSS
 
 Report = Callable[[EmitterError], None]
 Refuse = Callable[[Frame], None]
@@ -26,6 +28,11 @@ _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 # Faults of a record that no other attempt will mend.
 _HOPELESS = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP,
+})  # fmt: skip
+# There is no leases topic for this producer: nobody grants what spans tenants.
+_NO_PLACE = frozenset({
+    KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
 })  # fmt: skip
 # What follows from another error that a report names.
 _CONSEQUENCES = frozenset({KafkaError._GAPLESS_GUARANTEE, KafkaError._FATAL})
@@ -60,7 +67,9 @@ _REQUIRED: Mapping[str, Any] = {
 class Delivery:
     """Idempotent producer of one topic that is replaced after errors it cannot get over.
 
-    `refuse` gets the records that Kafka will never take. One thread only; reports come in `poll`.
+    Records under the key ACROSS go to the leases topic beside it. Where there is none they are
+    dropped, so that usage never waits for it: whoever needs a lease reports again. `refuse` gets
+    the records that Kafka will never take. One thread only; reports come in `poll`.
     Raises KafkaException where librdkafka does not accept `config`.
     """
 
@@ -68,6 +77,8 @@ class Delivery:
                  refuse: Refuse, connect: Connect = Producer) -> None:  # fmt: skip
         self._config = {**_DEFAULTS, **config, **_REQUIRED, "error_cb": self._client_error}
         self._topic = topic
+        self._leases = leases_beside(topic)
+        self._told_no_place = False
         self._counts = counts
         self._report = report
         self._refuse = refuse
@@ -102,8 +113,9 @@ class Delivery:
         if not self._ready():
             return False
         delivered = partial(self._delivered, segment, frame)
+        topic = self._leases if frame.key == ACROSS else self._topic
         try:
-            self._producer.produce(self._topic, frame.value, frame.key, on_delivery=delivered)
+            self._producer.produce(topic, frame.value, frame.key, on_delivery=delivered)
         except BufferError:
             return False
         except KafkaException as error:
@@ -119,6 +131,9 @@ class Delivery:
 
     def _not_taken(self, segment: Segment, frame: Frame, error: KafkaError) -> bool:
         self._counts.delivery_errors[error.name()] += 1
+        if _has_no_place(frame, error):
+            self._drop(segment, frame, error)
+            return True
         if error.code() in _HOPELESS:
             self._set_aside(segment, frame, error)
             return True
@@ -130,7 +145,12 @@ class Delivery:
             self._attempts = 0
             self._suspects -= 1
             self._client_errors.clear()
+            self._told_no_place = self._told_no_place and frame.key != ACROSS
             self._counts.acknowledged += segment.acknowledge(frame.ordinal)
+            return
+        if _has_no_place(frame, error):
+            self._counts.delivery_errors[error.name()] += 1
+            self._drop(segment, frame, error)
             return
         self._undelivered += 1
         if error.code() in _PURGED:
@@ -151,6 +171,13 @@ class Delivery:
             self._counts.refused += 1
             self._refuse(frame)
             self._report(EmitterError(error.name(), error.str(), frame.key, frame.seq))
+
+    def _drop(self, segment: Segment, frame: Frame, error: KafkaError) -> None:
+        self._suspects -= 1
+        self._counts.refused += segment.acknowledge(frame.ordinal)
+        if not self._told_no_place:
+            self._told_no_place = True
+            self._report(EmitterError(error.name(), f"{self._leases}: {error.str()}"))
 
     def _fail(self, error: KafkaError, frame: Frame | None = None) -> None:
         self.failed = True
@@ -184,3 +211,7 @@ class Delivery:
                 self._producer.flush(_PURGE_TIMEOUT_S)
             except KafkaException as error:
                 self._fail(error.args[0])
+
+
+def _has_no_place(frame: Frame, error: KafkaError) -> bool:
+    return frame.key == ACROSS and error.code() in _NO_PLACE

@@ -19,6 +19,8 @@ from sluice.wire.wal_lock import FILE_MODE
 STANDING_NAME = "standing"
 # A record that is no usage event has no number under its key.
 UNNUMBERED = 0
+# Key of reports on budgets that span tenants; no usage has it.
+ACROSS = b""
 
 _HELD = ("wants", "in_flight_reserved", "interim_spend")
 
@@ -64,11 +66,17 @@ class Standing:
         nothing = {"wants": 0, "in_flight_reserved": 0, "interim_spend": 0, "committed": None,
                    "closing": True}  # fmt: skip
         for key, value in self._reports.values():
-            yield key, decode(value)[1] | nothing | {"last_seq": self._numbers.get(key, 0)}
+            yield key, decode(value)[1] | nothing | {"last_seq": self._last_seq(key)}
+
+    def _last_seq(self, key: bytes) -> int:
+        return sum(self._numbers.values()) if key == ACROSS else self._numbers.get(key, 0)
 
     def packed(self) -> bytes:
         """Everything as frames, for the file."""
         keys = {key for key, _ in self._reports.values()}
+        if ACROSS in keys:
+            # Each by itself: the records still in the log may raise any of them.
+            keys |= self._numbers.keys()
         numbers = (pack(self._numbers[key], key, b"") for key in keys if key in self._numbers)
         reports = (pack(UNNUMBERED, key, value) for key, value in self._reports.values())
         return b"".join((*numbers, *reports))

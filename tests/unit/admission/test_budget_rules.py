@@ -119,3 +119,14 @@ def test_grants_to_others_are_passed_over() -> None:
     state.apply(0, b"mine", lease(), NOW)
     state.apply(0, b"theirs", lease(holder="gw2"), NOW)
     assert (set(state.leases), state.counts["of_others"]) == ({b"mine"}, 1)
+
+
+def test_a_ledger_is_named_by_whose_usage_it_counts() -> None:
+    """One ledger of all tenants is told as such; one of a single tenant is not."""
+    rules = {
+        "all tenants": budget_rule(scope=[]),
+        "everything": budget_rule(scope=[], where=[{"key": "tenant_id", "value": "acme"}]),
+    }
+    for words, message in rules.items():
+        assert read_rule(b"k", decode(message)[1]).whom("") == words
+    assert read_rule(b"k", decode(budget_rule(scope=["model"]))[1]).whom("model=m") == "model=m"

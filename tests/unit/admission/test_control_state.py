@@ -263,10 +263,31 @@ def test_a_silent_partition_counts_from_when_it_was_expected() -> None:
     """A partition never heard is as stale as the time since it is followed; a heard one is not."""
     state = ControlState()
     state.apply(0, b"heartbeat|0", heartbeat(0, issued_at=NOW - 7), NOW)
-    state.expect([0, 1], NOW)
+    state.expect([0, 1, 2], NOW)
     assert state.staleness(NOW) == 7
     state.apply(0, b"heartbeat|0", heartbeat(0, issued_at=NOW + 50, sequence=2), NOW + 50)
     assert state.staleness(NOW + 60) == 60
+
+
+def test_the_owner_of_what_spans_tenants_has_a_silence_of_its_own() -> None:
+    """The last partition's silence never counts for tenants; it is told once it was heard."""
+    state = ControlState()
+    state.expect([0, 1], NOW)
+    state.apply(0, b"heartbeat|0", heartbeat(0, issued_at=NOW + 50), NOW + 50)
+    assert (state.staleness(NOW + 60), state.across_staleness(NOW + 60)) == (10, None)
+    beat = heartbeat(1, issued_at=NOW + 20, of_tenants=False)
+    state.apply(1, b"heartbeat|1", beat, NOW + 50)
+    assert (state.staleness(NOW + 60), state.across_staleness(NOW + 60)) == (10, 40)
+
+
+def test_a_last_partition_with_usage_counts_for_tenants() -> None:
+    """Where tenants have their usage in every partition, as of old, all of them count."""
+    state = ControlState()
+    state.expect([0, 1], NOW)
+    for number, later in ((1, 20), (0, 50)):
+        beat = heartbeat(number, issued_at=NOW + later)
+        state.apply(number, b"heartbeat|%d" % number, beat, NOW + 50)
+    assert (state.staleness(NOW + 60), state.across_staleness(NOW + 60)) == (40, None)
 
 
 def test_heartbeats_of_an_idle_partition_count() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.unit.admission.granting import TTL_US, Grantor, reserving
-from tests.unit.admission.messages import NOW, Clock, budget_rule, heartbeat
+from tests.unit.admission.messages import NOW, Clock, budget_rule, heartbeat, rule_key
 
 from sluice.admission.point import AdmissionPoint, ColdStart
 from sluice.admission.verdict import AdmissionRequest, Refused
@@ -156,12 +156,49 @@ def test_a_publisher_that_recovers_lets_requests_in_again() -> None:
     assert (answer(made), made.snapshot()["publisher_down"]) == (None, False)
 
 
-def test_a_budget_that_spans_tenants_has_no_leases_here() -> None:
-    """Without a tenant there is no partition to lease it from: its fail rule decides."""
-    grantor = Grantor(Clock(), b=1000)
-    assert answer(reserving(grantor, budget_rule(scope=["model"]))) == "LEASE_EXHAUSTED"
-    assert answer(reserving(grantor, failing("cold_start", "open", scope=["model"]))) is None
-    assert grantor.reports == []
+ACROSS: dict[str, Any] = {"budget_id": "all", "scope": [], "source_partition": 2}
+
+
+def with_rollup(grantor: Grantor, *rules: bytes) -> AdmissionPoint:
+    """A point with two usage partitions and the rollup's, all of them heard at NOW."""
+    made = reserving(grantor, *rules)
+    made.expect([0, 1, 2])
+    for number in range(3):
+        beat = heartbeat(number, of_tenants=number < 2)
+        made.apply(number, b"heartbeat|%d" % number, beat)
+    return made
+
+
+def test_silence_of_the_rollup_concerns_what_spans_tenants_only() -> None:
+    """Each kind of budget that has no room is closed as stale by the silence of its own owners."""
+    for silent, codes in ((2, {"b": None, "all": "CONTROL_STALE"}),
+                          (1, {"b": "CONTROL_STALE", "all": None})):  # fmt: skip
+        for budget, over in (("b", {}), ("all", ACROSS)):
+            grantor = Grantor(Clock(), b=10, all=10)
+            made = with_rollup(grantor, budget_rule(lease_wait_ms=0, **over))
+            made.reserve(CHAT).commit(cost_pusd=10)
+            grantor.clock.now += 31_000_000
+            for number in {0, 1, 2} - {silent}:
+                beat = heartbeat(number, issued_at=grantor.clock.now, of_tenants=number < 2)
+                made.apply(number, b"heartbeat|%d" % number, beat)
+            assert answer(made) == (codes[budget] or "LEASE_EXHAUSTED"), (silent, budget)
+            snapshot = made.snapshot()
+            assert (snapshot["staleness_us"] > 0) is (silent != 2)
+            assert (snapshot["across_staleness_us"] > 0) is (silent == 2)
+
+
+def test_where_no_rollup_was_heard_its_budgets_have_no_lease() -> None:
+    """A hard budget that spans tenants is closed as cold; tenants' budgets are unaffected."""
+    grantor = Grantor(Clock(), b=1000, all=1000)
+    made = reserving(grantor, budget_rule())
+    made.expect([0, 1, 2])
+    for number in range(2):
+        made.apply(number, b"heartbeat|%d" % number, heartbeat(number))
+    assert answer(made) is None
+    grantor.silent = True
+    made.apply(2, rule_key("all", 2), budget_rule(lease_wait_ms=0, **ACROSS))
+    assert answer(made) == "LEASE_EXHAUSTED"
+    assert made.snapshot()["across_staleness_us"] is None
 
 
 def test_a_cold_point_reserves_as_it_admits() -> None:

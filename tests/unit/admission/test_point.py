@@ -243,7 +243,7 @@ def test_explain_lists_what_can_meet_a_scope() -> None:
         ("block", False), ("rate_limit", False), ("allow_with_caps", True), ("block", False),
     ]  # fmt: skip
     assert told[0].sentence == (
-        "block for everything, expired 2027-01-15 08:00:00 UTC, no longer obeyed (policy p v1, "
+        "block for all tenants, expired 2027-01-15 08:00:00 UTC, no longer obeyed (policy p v1, "
         "rule r): acme has spent 2 of 1 USD"
     )
     assert "rate_limit for tenant_id=acme, model=m1, from 2027-01-15 08:01:00" in told[1].sentence

@@ -545,3 +545,25 @@ def test_grants_of_another_unit_or_epoch_are_void() -> None:
     assert refusal(made).violated[0].left is None
     grantor.grant(grantor.reports[0])
     made.reserve(CHAT).release()
+
+
+def test_tenants_share_the_lease_of_a_budget_that_spans_them() -> None:
+    """All or nothing with a tenant's own budget; the violated one is named, and nothing leaks."""
+    grantor = at_noon(b=100, all=25)
+    shared = budget_rule(budget_id="all", scope=[], source_partition=1)
+    made = reserving(grantor, budget_rule(), shared)
+    for tenant in ("acme", "other"):
+        request = AdmissionRequest(tenant, "chat", "m", estimated_cost_pusd=10)
+        made.reserve(request).commit(cost_pusd=10)
+    asked = [report for report in grantor.reports if report["budget_ids"] == ["all"]]
+    assert {(report["tenant_id"], report["scope"]) for report in asked} == {("", "")}
+    with pytest.raises(Refused) as refused:
+        made.reserve(AdmissionRequest("third", "chat", "m", estimated_cost_pusd=10))
+    verdict = refused.value.verdict
+    assert [(v.budget_id, v.scope, v.left) for v in verdict.violated] == [("all", "", 5)]
+    assert "budget all of policy p for all tenants has 5 left" in verdict.reason
+    held = {(b.rule.budget_id, b.scope): (b.committed, b.reserved)
+            for b in made.explain({"tenant_id": "third"}).budgets}  # fmt: skip
+    assert held == {("all", ""): (20, 0), ("b", "tenant_id=third"): (0, 0)}
+    made.close()
+    assert [r["tenant_id"] for r in grantor.reports if r["closing"]].count("") == 1

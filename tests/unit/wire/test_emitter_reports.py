@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from tests.unit.wire.test_emitter import FakeKafka, plain, until
 
 from sluice.errors import WireError
 from sluice.wire import wal_standing
 from sluice.wire.codec import encode
 from sluice.wire.emitter import UsageEmitter
+from sluice.wire.emitter_stats import EmitterError
 from sluice.wire.wal_standing import Standing
 
 Make = Callable[..., UsageEmitter]
@@ -32,7 +34,7 @@ def make(kafka: FakeKafka, tmp_path: Path) -> Iterator[Make]:
 
     def make(**over: Any) -> UsageEmitter:
         options = {"connect": kafka.connect, **over}
-        made.append(UsageEmitter({}, "usage", "gw", tmp_path, **options))
+        made.append(UsageEmitter({}, "usage.v1", "gw", tmp_path, **options))
         return made[-1]
 
     yield make
@@ -71,7 +73,7 @@ def test_a_report_goes_behind_the_usage_emitted_so_far(kafka: FakeKafka, make: M
 def test_a_report_that_does_not_fit_is_refused(kafka: FakeKafka, make: Make) -> None:
     """A report without a tenant, or with an unknown field, is not taken."""
     emitter = make()
-    for fault in ({"tenant_id": ""}, {"colour": "red"}):
+    for fault in ({"tenant_id": None}, {"colour": "red"}):
         with pytest.raises(WireError):
             emitter.report(report(**fault))
     emitter.flush()
@@ -156,6 +158,54 @@ def test_a_lease_with_nothing_in_it_needs_no_closing(kafka: FakeKafka, make: Mak
     with make() as second:
         assert second.flush() == 0
     assert not any(r["closing"] for r in reports(kafka))
+
+
+def test_a_report_without_tenant_goes_beside_the_usage(kafka: FakeKafka, make: Make) -> None:
+    """To the leases topic, in its order, with the number of events under all keys."""
+    emitter = make()
+    for tenant in ("acme", "other", "acme"):
+        emitter.emit(plain(tenant))
+    emitter.report(report(""))
+    emitter.report(report())
+    with pytest.raises(WireError, match="missing_tenant"):
+        emitter.emit(plain(""))
+    assert emitter.flush() == 0
+    assert kafka.places == ["usage.v1"] * 3 + ["leases.v1", "usage.v1"]
+    assert [(r["tenant_id"], r["last_seq"]) for r in reports(kafka)] == [("", 3), ("acme", 2)]
+
+
+def test_a_successor_closes_leases_that_span_tenants(
+    kafka: FakeKafka, make: Make, tmp_path: Path
+) -> None:
+    """With the sum of all numbers, also of those whose records were delivered and deleted."""
+    first = make(wal_max_bytes=2**16)
+    old = first.report(report(""))
+    for number in range(100):
+        first.emit(plain(f"tenant-{number % 3}"))
+        first.flush()
+    until(lambda: not (tmp_path / "gw" / old / "0001.wal").exists())
+    first.close()
+    with make():
+        until(lambda: reports(kafka)[-1]["closing"])
+    closing = reports(kafka)[-1]
+    assert (closing["source_epoch"], closing["last_seq"], kafka.places[-1]) == (
+        old, 100, "leases.v1",
+    )  # fmt: skip
+    assert list(tmp_path.glob("*/*/*")) == []
+
+
+def test_a_missing_leases_topic_holds_up_no_usage(kafka: FakeKafka, make: Make) -> None:
+    """Its reports are dropped and that is told once; usage goes on with the same producer."""
+    unknown = KafkaError(KafkaError._UNKNOWN_TOPIC)
+    kafka.judge = lambda record: unknown if record["tenant_id"] == "" else None
+    told: list[EmitterError] = []
+    emitter = make(on_error=told.append)
+    for _ in range(3):
+        emitter.report(report(""))
+        emitter.emit(plain())
+    assert emitter.flush() == 0
+    assert kafka.numbers() == [1, 2, 3]
+    assert (emitter.stats().refused, len(told), len(kafka.producers)) == (3, 1, 1)
 
 
 def test_unreadable_records_stand_for_nothing(tmp_path: Path) -> None:
