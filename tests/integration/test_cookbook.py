@@ -527,8 +527,9 @@ def budget(tenant: str, scope: str, **over: Any) -> Row:
         "tenant_id": tenant, "policy_id": "p", "budget_id": "b", "scope": scope,
         "period": "2027-01", "period_start": NOON, "period_end": NOON + MINUTE, "limit_pusd": 0,
         "settled_pusd": 0, "remaining_pusd": 0, "unit": "tokens", "limit": 100,
-        "settled": 40, "reserved": 10, "presumed": 5, "corrected": 0, "remaining": 45, "forecast": 90, "events": 4, "unpriced": 0,
-        "burn": [], "state": "ok", "watermark": NOON, "version": 1,
+        "settled": 40, "reserved": 10, "presumed": 5, "corrected": 0, "remaining": 45,
+        "forecast": 90, "events": 4, "unpriced": 0, "burn": [], "state": "ok",
+        "watermark": NOON, "version": 1,
     }  # fmt: skip
     return decode(encode("BudgetRow", {**record, **over}))[1]
 

@@ -61,7 +61,7 @@ def _places(places: list[int], partitions: int) -> str:
     said = [f"in partitions {usage}"] if usage else []
     if partitions in places:
         said.append("budgets that span tenants")
-    return ", ".join(said) or "-"
+    return "; ".join(said) or "-"
 
 
 def diff(

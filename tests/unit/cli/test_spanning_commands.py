@@ -191,7 +191,7 @@ def test_a_policy_is_in_force_where_all_owners_say_so(monkeypatch: pytest.Monkey
     assert listed["in_force"] == [0, 1, 2]
     assert " yes " in shown("policy", "list")
     monkeypatch.setattr(control, "committed_records", lambda *_: iter(CONTROL[:3]))
-    assert "in partitions 0, budgets that span tenants" in shown("policy", "list")
+    assert "in partitions 0; budgets that span tenants" in shown("policy", "list")
     monkeypatch.setattr(control, "committed_records", lambda *_: iter(CONTROL[2:]))
     assert "in partitions 0, 1 " in shown("policy", "list")
 
