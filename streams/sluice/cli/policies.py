@@ -34,7 +34,7 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
     """
     from sluice.admission.sentences import utc
     from sluice.steering.control import read_control
-    from sluice.steering.versions import in_force, is_everywhere, read_versions
+    from sluice.steering.versions import in_force, read_versions, tellers
 
     settings = reachable(dir)
     places = in_force(read_control(settings))
@@ -49,14 +49,15 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
         return
     rows = [
         (v.policy.policy_id, v.policy.version, v.policy.mode, utc(v.published_at),
-         "yes" if is_everywhere(v.policy, partitions, settings.partitions)
-         else _places(partitions, settings.partitions))
+         _places(partitions, tellers(v.policy, settings.partitions), settings.partitions))
         for v, partitions in zip(versions, where, strict=True)
     ]  # fmt: skip
     table("Policies", ("policy", "version", "mode", "published", "in force"), rows)
 
 
-def _places(places: list[int], partitions: int) -> str:
+def _places(places: list[int], all_of_them: list[int], partitions: int) -> str:
+    if all_of_them and places == all_of_them:
+        return "yes"
     usage = ", ".join(str(place) for place in places if place != partitions)
     said = [f"in partitions {usage}"] if usage else []
     if partitions in places:

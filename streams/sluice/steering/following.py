@@ -103,10 +103,10 @@ def _lease(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _heartbeat(record: Mapping[str, Any]) -> tuple[None, str, str]:
     place = f"up to {utc(record['watermark'])}, offset {record['sequence']}"
-    what = f"usage of partition {record['source_partition']} is"
+    what = f"usage of partition {record['source_partition']}"
     if not record["of_tenants"]:
-        what = "shares of budgets that span tenants are"
-    return None, "heartbeat", f"{what} applied {place}"
+        what = "usage of budgets that span tenants"
+    return None, "heartbeat", f"{what} is applied {place}"
 
 
 _TOLD: dict[str, Callable[[Mapping[str, Any]], tuple[str | None, str, str]]] = {

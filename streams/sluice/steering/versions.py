@@ -84,14 +84,13 @@ def in_force(standing: Standing) -> dict[tuple[str, str], list[int]]:
     return found
 
 
-def is_everywhere(policy: Policy, places: Iterable[int], partitions: int) -> bool:
-    """Whether all that have budgets of it to look after say so, of so many usage partitions.
-
-    Their number stands for the owner of the budgets that span tenants.
-    """
+def tellers(policy: Policy, partitions: int) -> list[int]:
+    """Partitions whose owners say a policy of so many usage partitions; the last spans tenants."""
     kinds = {budget.of_tenant for budget in policy.budgets}
-    wanted = {*(range(partitions) if True in kinds else ()), *([partitions] * (False in kinds))}
-    return bool(wanted) and wanted <= set(places)
+    return [
+        *(range(partitions) if True in kinds else ()),
+        *([partitions] if False in kinds else ()),
+    ]
 
 
 def pick(versions: Iterable[Published], policy_id: str | None, version: str) -> Policy:

@@ -204,4 +204,4 @@ def test_watch_shows_what_all_tenants_meet(monkeypatch: pytest.MonkeyPatch) -> N
                  "--kind", "heartbeat")  # fmt: skip
     assert "  all tenants  lease  gw may spend 3.000000 USD of budget all-day" in text
     assert "  model=gpt-x  block  " in text
-    assert "shares of budgets that span tenants are applied" in text
+    assert "usage of budgets that span tenants is applied" in text

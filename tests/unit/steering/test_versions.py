@@ -16,9 +16,9 @@ from sluice.steering.versions import (
     current,
     differences,
     in_force,
-    is_everywhere,
     pick,
     raised,
+    tellers,
 )
 
 TEXT = """
@@ -65,46 +65,11 @@ def test_partitions_say_what_is_in_force() -> None:
     assert in_force(standing) == {("p", "v1"): [1], ("p", "v2"): [0]}
 
 
-SPANNING = """
-  - budget_id: pool
-    scope: []
-    where: {pool: large}
-    unit: usd
-    limit: "900"
-    period: month
-    rules: [{rule_id: stop, at: 100%, action: block}]
-"""
-
-
-def test_a_policy_is_everywhere_where_its_budgets_are_looked_after() -> None:
-    """Usage partitions look after budgets of tenants, one more after those that span them."""
-    both = load_policy(TEXT + SPANNING, "p")
-    alone = load_policy("policy_id: p\nbudgets:" + SPANNING, "p")
-    assert is_everywhere(FIRST, [0, 1], 2) and not is_everywhere(FIRST, [0, 2], 2)
-    assert is_everywhere(both, [0, 1, 2], 2) and not is_everywhere(both, [0, 1], 2)
-    assert is_everywhere(alone, [2], 2) and not is_everywhere(alone, [0, 1], 2)
-    assert not is_everywhere(FIRST, [], 2)
-
-
-def test_a_budget_that_spans_tenants_is_raised_for_all() -> None:
-    """Its one scope is typed as `all`; differences name it."""
-    policy = load_policy(TEXT + SPANNING, "p")
-    made = raised(policy, "pool", "all", "100", NOW + DAY_US, "ann", "launch", NOW)
-    assert (made.scope, made.tenant_id) == ("", "")
-    assert (made.before, made.after) == (900 * 10**12, 1000 * 10**12)
-    assert made == raised(policy, "pool", "", "100", NOW + DAY_US, "ann", "launch", NOW)
-    told = {change.path: change.after for change in differences(policy, made.policy)}
-    assert told["budgets[pool].raises[1].scope"] == "all tenants"
-    with pytest.raises(ConfigError, match="is none of budget pool; write all"):
-        raised(policy, "pool", "pool=large", "1", NOW + 1, "a", "b", NOW)
-    added = {change.path: change.after for change in differences(FIRST, policy)}
-    assert added["budgets[pool].limit"] == "900.000000 USD"
-    assert added["budgets[pool].where.pool"] == "large"
-    of_tenant = load_policy(TEXT + SPANNING.replace("pool: large", "tenant_id: acme"), "p")
-    assert raised(of_tenant, "pool", "all", "1", NOW + 1, "a", "b", NOW).tenant_id == "acme"
-    # A tenant may be called so.
-    named = raised(policy, "month", "all", "1", NOW + 1, "a", "b", NOW)
-    assert named.scope == "tenant_id=all"
+def test_each_kind_of_budget_is_said_where_it_is_kept() -> None:
+    """Budgets of tenants by every usage partition, those that span tenants by one more."""
+    both = policy("scope: [project_id, tenant_id]", "scope: [project_id]")
+    assert tellers(FIRST, 3) == [0, 1, 2]
+    assert tellers(both, 3) == [0, 1, 2, 3]
 
 
 def test_versions_are_picked_by_their_first_digits() -> None:
@@ -168,6 +133,38 @@ def test_a_raise_is_in_the_unit_of_its_budget() -> None:
     """Tokens are added to tokens."""
     made = raised(FIRST, "tokens", "project_id=x,tenant_id=acme", "9", NOW + 1, "a", "b", NOW)
     assert (made.before, made.after, made.unit) == (1000, 1009, "tokens")
+
+
+SPANNING = """
+  - budget_id: pool
+    scope: []
+    where: {pool: large}
+    unit: usd
+    limit: "900"
+    period: month
+    rules: [{rule_id: stop, at: 100%, action: block}]
+"""
+
+
+def test_a_budget_that_spans_tenants_is_raised_for_all() -> None:
+    """Its one scope is typed as `all`; differences name it."""
+    policy = load_policy(TEXT + SPANNING, "p")
+    made = raised(policy, "pool", "all", "100", NOW + DAY_US, "ann", "launch", NOW)
+    assert (made.scope, made.tenant_id) == ("", "")
+    assert (made.before, made.after) == (900 * 10**12, 1000 * 10**12)
+    assert made == raised(policy, "pool", "", "100", NOW + DAY_US, "ann", "launch", NOW)
+    told = {change.path: change.after for change in differences(policy, made.policy)}
+    assert told["budgets[pool].raises[1].scope"] == "all tenants"
+    with pytest.raises(ConfigError, match="is none of budget pool; write all"):
+        raised(policy, "pool", "pool=large", "1", NOW + 1, "a", "b", NOW)
+    added = {change.path: change.after for change in differences(FIRST, policy)}
+    assert added["budgets[pool].limit"] == "900.000000 USD"
+    assert added["budgets[pool].where.pool"] == "large"
+    of_tenant = load_policy(TEXT + SPANNING.replace("pool: large", "tenant_id: acme"), "p")
+    assert raised(of_tenant, "pool", "all", "1", NOW + 1, "a", "b", NOW).tenant_id == "acme"
+    # A tenant may be called so.
+    named = raised(policy, "month", "all", "1", NOW + 1, "a", "b", NOW)
+    assert named.scope == "tenant_id=all"
 
 
 @pytest.mark.parametrize(
