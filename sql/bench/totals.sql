@@ -40,6 +40,36 @@ FROM ${database}.usage_events
 WHERE event_type != 'admission'
 GROUP BY tenant_id, toStartOfMonth(started_at);
 
+-- A budget of each model and one of all tenants, with the same events.
+INSERT INTO ${database}.budget_ledgers
+(
+    tenant_id, policy_id, budget_id, scope, period, period_start, period_end, shard, limit_pusd,
+    settled_pusd, reserved_pusd, presumed_pusd, corrected_pusd, remaining_pusd, events, unpriced,
+    burn, forecast_pusd, state, watermark, version
+)
+SELECT
+    '', 'policy-2', if(model = '', 'all-month', 'model-month'), model,
+    formatDateTime(month, '%Y-%m'), toDateTime64(month, 6, 'UTC') AS begins,
+    begins + toIntervalMonth(1), 0,
+    1000000000000 * toInt64(20 + cityHash64({seed:UInt64}, model) % 80) AS limit_pusd,
+    sum(ifNull(cost_pusd, 0)) AS settled, 0, 0,
+    sumIf(cost_pusd, event_type = 'correction'),
+    limit_pusd - settled,
+    countIf(event_type != 'correction'), sum(unpriced), map('1h', toInt64(intDiv(settled, 720))),
+    settled + intDiv(settled, 10),
+    if(settled > limit_pusd, 'block', 'ok'),
+    max(broker_time), max(source_offset) + 1
+FROM
+(
+    SELECT
+        *, toStartOfMonth(started_at) AS month,
+        arrayJoin(['', concat('model=', request_model)]) AS model
+    FROM ${database}.usage_events
+    WHERE event_type != 'admission'
+)
+WHERE model != 'model='
+GROUP BY model, month;
+
 -- The decisions that the refusals name; one in three was lifted before it expired.
 INSERT INTO ${database}.decisions
 (

@@ -1,5 +1,6 @@
 -- Each budget and scope in its newest period: limit, use, what is left, and the rung of the ladder.
 -- Amounts are in `unit`; those in USD are NULL where the budget counts something else.
+-- tenant_id is empty where a budget spans tenants: what it counts is in their own budgets, too.
 CREATE OR REPLACE VIEW ${database}.budget_state ${on_cluster} AS
 SELECT
     tenant_id,

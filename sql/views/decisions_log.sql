@@ -1,9 +1,26 @@
--- Decisions, newest first, with the instant at which one was lifted before its expiry.
+-- Decisions, newest first, with the instant at which one was lifted before its expiry. scope is
+-- as in budget_state; tenant_id is NULL where a decision spans tenants.
 CREATE OR REPLACE VIEW ${database}.decisions_log ${on_cluster} AS
 SELECT
     decision.issued_at AS issued_at,
     decision.scope.tenant_id AS tenant_id,
     decision.scope.priority AS priority,
+    arrayStringConcat(arrayMap(
+        field -> concat(field.1, '=', replaceAll(replaceAll(replaceAll(
+            assumeNotNull(field.2), '%', '%25'), ',', '%2C'), '=', '%3D')),
+        arrayFilter(field -> field.2 IS NOT NULL, [
+            ('api_key_hash', decision.scope.api_key_hash),
+            ('end_user_hash', decision.scope.end_user_hash),
+            ('model', decision.scope.model),
+            ('pool', decision.scope.pool),
+            ('priority', decision.scope.priority),
+            ('project_id', decision.scope.project_id),
+            ('region', decision.scope.region),
+            ('task_id', decision.scope.task_id),
+            ('tenant_id', decision.scope.tenant_id),
+            ('tool_name', decision.scope.tool_name)
+        ])
+    ), ',') AS scope,
     decision.action AS action,
     decision.mode AS mode,
     decision.reason_code AS reason_code,

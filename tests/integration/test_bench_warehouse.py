@@ -72,8 +72,9 @@ def test_the_laws_hold_and_the_seed_decides(node: ClickHouseNode) -> None:
     assert value(settings, f"SELECT {sums} FROM usage_windows FINAL") == events
     counted = value(settings, "SELECT sum(events) AS n, max(version) AS v FROM usage_windows FINAL")
     assert counted == {"n": 4000, "v": 16}
-    settled = value(settings, "SELECT sum(settled_pusd) AS s FROM budget_ledgers FINAL")
-    assert settled == {"s": events["total_cost_pusd"]}
+    for whose in ("tenant_id != ''", "budget_id = 'all-month'"):
+        ledgers = f"SELECT sum(settled_pusd) AS s FROM budget_ledgers FINAL WHERE {whose}"
+        assert value(settings, ledgers) == {"s": events["total_cost_pusd"]}
     stored = query_text(settings, EVERYTHING, "TSV")
     assert query_text(generated(node, "again", 1), EVERYTHING, "TSV") == stored
     assert query_text(generated(node, "other", 2), EVERYTHING, "TSV") != stored

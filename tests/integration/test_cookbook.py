@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,8 +18,11 @@ import pytest
 
 from sluice.bench.usage_data import Scale, fill, until_now
 from sluice.settings import Settings
+from sluice.steering.explaining import tell_stored
+from sluice.steering.ledgers import Ledgers
+from sluice.steering.stored import Stored
 from sluice.warehouse.client import query_text
-from sluice.warehouse.cookbook import Recipe, recipes, views
+from sluice.warehouse.cookbook import Recipe, recipe, recipes, views
 from sluice.warehouse.migrations import migrate
 from sluice.warehouse.node import ClickHouseNode
 from sluice.warehouse.writer import Writer
@@ -515,6 +519,85 @@ def test_quantiles_leave_out_what_a_correction_took_away(empty: Settings) -> Non
     assert (first["events_above"], Decimal(first["cost_usd"])) == (0, usd(18))
     zero = rows(empty, "SELECT value_usd FROM cost_buckets WHERE bucket = -1")
     assert zero == [{"value_usd": 0}]
+
+
+def budget(tenant: str, scope: str, **over: Any) -> Row:
+    """A stored BudgetRow in tokens."""
+    record = {
+        "tenant_id": tenant, "policy_id": "p", "budget_id": "b", "scope": scope,
+        "period": "2027-01", "period_start": NOON, "period_end": NOON + MINUTE, "limit_pusd": 0,
+        "settled_pusd": 0, "remaining_pusd": 0, "unit": "tokens", "limit": 100,
+        "settled": 40, "reserved": 10, "presumed": 5, "corrected": 0, "remaining": 45,
+        "forecast": 90, "events": 4, "unpriced": 0, "burn": [], "state": "ok",
+        "watermark": NOON, "version": 1,
+    }  # fmt: skip
+    return decode(encode("BudgetRow", {**record, **over}))[1]
+
+
+def test_budgets_that_span_tenants_have_a_name(empty: Settings) -> None:
+    """They are listed with what is left and what comes, and never as a tenant without a name."""
+    writer = Writer(empty)
+    writer.insert_rows("budget_ledgers", [
+        budget("", "", settled=30, remaining=55), budget("", "model=gpt-x", state="block"),
+        budget("", "model=gpt-x", period="2026-12", period_start=NOON - MINUTE, settled=99),
+        budget("acme", "tenant_id=acme", settled=50),
+    ])  # fmt: skip
+    writer.close()
+    spanning = rows(empty, recipe("budgets_that_span_tenants").sql.strip().removesuffix(";"))
+    assert [(r["whose"], r["used_amount"], r["granted_amount"], r["remaining_amount"],
+             r["forecast_amount"], r["state"]) for r in spanning] == [
+        ("model=gpt-x", 40, 15, 45, 90, "block"), ("all tenants", 30, 15, 55, 90, "ok"),
+    ]  # fmt: skip
+    near = rows(empty, recipe("budgets_near_their_limit").sql.strip().removesuffix(";"))
+    assert [row["tenant"] for row in near] == ["acme", "all tenants", "all tenants"]
+    with closing(Stored(empty)) as stored:
+        met = Ledgers(stored.budget_rows("acme") or ()).current()
+        assert [ledger.whose for ledger in met] == [
+            "all tenants", "model=gpt-x", "tenant_id=acme",
+        ]  # fmt: skip
+        others = Ledgers(stored.budget_rows("other") or ()).current()
+        assert [ledger.whose for ledger in others] == ["all tenants", "model=gpt-x"]
+
+
+def decided(name: str, offset: int, **scope: str) -> Row:
+    """A stored block about a scope."""
+    value = encode("Decision", {
+        "decision_id": name, "kind": "decision", "policy_id": "p", "rule_id": name,
+        "policy_version": "v", "scope": scope, "action": "block", "params": {}, "mode": "enforce",
+        "reason_code": "BUDGET_EXHAUSTED", "reason": "spent", "epoch": 1, "sequence": offset,
+        "evidence": {"window": "d", "observed": 2, "limit": 1, "unit": "pusd", "offsets": []},
+        "issued_at": NOON + offset, "effective_at": NOON, "expires_at": NOON + MINUTE,
+        "on_expiry": "open",
+    })  # fmt: skip
+    place = {"source_partition": 0, "control_offset": offset, "control_key": name}
+    return decode(value)[1] | place | {"published_at": NOON + offset}
+
+
+def test_decisions_say_whom_they_are_about(empty: Settings) -> None:
+    """The log writes scopes as ledgers do; a history holds what can concern the scope asked for."""
+    writer = Writer(empty)
+    writer.insert_rows("decisions", [
+        decided("all", 1), decided("model", 2, model="a,b=%"), decided("acme", 3, tenant_id="acme"),
+        decided("chat", 4, tenant_id="acme", project_id="chat"),
+    ])  # fmt: skip
+    writer.close()
+    latest = rows(empty, recipe("latest_decisions").sql.strip().removesuffix(";"))
+    assert [row["whose"] for row in latest] == [
+        "project_id=chat,tenant_id=acme", "tenant_id=acme", "model=a%2Cb%3D%25", "all tenants",
+    ]  # fmt: skip
+    with closing(Stored(empty)) as stored:
+
+        def history(**scope: str) -> list[str]:
+            return [row["decision_id"] for row in stored.decisions(scope=scope) or ()]
+
+        assert history() == ["chat", "acme", "model", "all"]
+        assert history(tenant_id="acme") == ["chat", "acme", "model", "all"]
+        assert history(tenant_id="acme", project_id="x") == ["acme", "model", "all"]
+        assert history(tenant_id="other", model="m") == ["all"]
+        assert history(tenant_id="other", model="a,b=%") == ["model", "all"]
+        (row,) = stored.decisions(decision_id="model") or ()
+        told = tell_stored(row, None, NOON + 2 * MINUTE).sentence
+        assert told.startswith("block for model=a%2Cb%3D%25, expired")
 
 
 def test_the_command_line_runs_the_cookbook(settings: Settings, node: ClickHouseNode) -> None:

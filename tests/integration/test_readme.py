@@ -73,10 +73,12 @@ def test_the_gateway_example_runs(stack: Stack, tmp_path: Path) -> None:
     assert not list((tmp_path / ".sluice" / "wal").rglob("*.wal"))
 
 
-def test_the_policy_example_is_valid() -> None:
-    """The policy shown loads."""
-    (text,) = blocks("yaml")
-    assert load_policy(text, "README").policy_id == "tenant-budget"
+def test_the_policy_examples_are_valid() -> None:
+    """The policies shown load, the budgets of the second one span tenants."""
+    first, second = (load_policy(text, "README") for text in blocks("yaml"))
+    assert first.policy_id == "tenant-budget"
+    assert all(budget.of_tenant for budget in first.budgets)
+    assert [budget.of_tenant for budget in second.budgets] == [False] * 3
 
 
 def test_files_that_it_names_exist() -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Budgets: what is left, what comes, more room for a while.",
                   no_args_is_help=True)  # fmt: skip
-Scope = Annotated[str, typer.Option(help="Whom it is about, such as tenant_id=acme.")]
+Scope = Annotated[
+    str, typer.Option(help="Whom it is about, such as tenant_id=acme; all = all tenants.")
+]
 Policy = Annotated[str | None, typer.Option("--policy", help="Only of this policy.")]
 
 
@@ -85,7 +87,7 @@ def _ledgers(
     return [
         ledger for ledger in ledgers
         if budget_id in (None, ledger.name.budget_id) and policy in (None, ledger.name.policy_id)
-        and touches(ledger.name.scope, wanted)
+        and touches(ledger.fields, wanted)
     ]  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def _show(found: list[LedgerView]) -> None:
         say("nothing was charged to such a budget yet")
         return
     rows = [
-        (*ledger.name, ledger.period,
+        (*ledger.name[:2], ledger.whose, ledger.period,
          *(amount_text(amount, ledger.unit)
            for amount in (ledger.limit, ledger.settled, ledger.remaining, ledger.forecast)),
          percent_text(ledger.settled, ledger.limit), ledger.state)
@@ -116,7 +118,7 @@ def _show_details(ledger: LedgerView) -> None:
 
     period = f"{utc(ledger.period_start)} to {utc(ledger.period_end)}"
     counts = f"{ledger.events:,} events, {ledger.unpriced:,} without a price"
-    say(f"{ledger.name.scope or 'everybody'}, {period}: {counts}")
+    say(f"{ledger.whose}, {period}: {counts}")
     held = [("granted", ledger.reserved), ("presumed", ledger.presumed),
             ("corrected", ledger.corrected)]  # fmt: skip
     say(f"  {amounts(held)}")
@@ -132,7 +134,7 @@ def _show_details(ledger: LedgerView) -> None:
 def raise_budget(
     policy_id: str,
     budget_id: str,
-    scope: Annotated[str, typer.Option(help="Whose limit grows, such as tenant_id=acme.")],
+    scope: Annotated[str, typer.Option(help="Whose limit grows, such as tenant_id=acme; all.")],
     add: Annotated[str, typer.Option(help="By how much, in the budget's unit.")],
     until: Annotated[str, typer.Option(help="When it ends: 2026-10-01, 2026-10-01T12:00:00Z.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the policy version.")],
@@ -149,7 +151,7 @@ def raise_budget(
     --until 2026-12-01 --reason "launch week"
     """
     from sluice.runtime.publish import publish_policy
-    from sluice.steering.amounts import amount_text, read_scope
+    from sluice.steering.amounts import amount_text, read_scope, whose
     from sluice.steering.versions import current, raised, read_versions
     from sluice.wire.scopes import scope_text
 
@@ -165,7 +167,7 @@ def raise_budget(
                     "unit": made.unit, "limit_before": made.before, "limit_after": made.after,
                     "version_before": policy.version, "version": made.policy.version})  # fmt: skip
         return
-    say(f"limit of {made.scope or 'everybody'}: {amount_text(made.before, made.unit)} -> "
+    say(f"limit of {whose(made.scope, made.tenant_id)}: {amount_text(made.before, made.unit)} -> "
         f"{amount_text(made.after, made.unit)} until {until}")  # fmt: skip
     say(f"in force: policy {policy_id} version {made.policy.version} (before: {policy.version})")
 

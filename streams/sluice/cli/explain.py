@@ -14,11 +14,12 @@ from sluice.errors import ConfigError
 
 if TYPE_CHECKING:
     from sluice.settings import Settings
-    from sluice.steering.bounds import Bound
+    from sluice.steering.bounds import Bound, Ceiling
     from sluice.steering.explaining import Told
 
 Scope = Annotated[
-    str | None, typer.Option(help="Whom it is about: tenant_id=acme,model=gpt-4o; '' = everybody.")
+    str | None,
+    typer.Option(help="Whom it is about: tenant_id=acme,model=gpt-4o; all = all tenants."),
 ]
 
 
@@ -43,6 +44,8 @@ def explain(
 
     Example: sluice explain --scope tenant_id=acme
 
+    Example: sluice explain --scope all
+
     Example: sluice explain 5d0bb1c5-6e0c-2f7a-9d7e-7b1a6a0f2c11
     """
     if (decision_id is None) == (scope is None):
@@ -55,28 +58,34 @@ def explain(
 
 
 def _explain_scope(settings: Settings, text: str, *, as_json: bool) -> None:
-    from sluice.steering.amounts import read_scope
-    from sluice.steering.bounds import bounds
+    from sluice.steering.amounts import read_scope, whose
+    from sluice.steering.bounds import bounds, ceilings
     from sluice.steering.control import read_control
     from sluice.steering.explaining import known, tell_scope
     from sluice.steering.reading import read_ledgers
     from sluice.steering.stored import Stored
     from sluice.steering.versions import read_versions
+    from sluice.wire.scopes import scope_text
 
     scope, now = read_scope(text), time.time_ns() // 1000
     standing = read_control(settings)
     with closing(Stored(settings)) as stored:
         ledgers = read_ledgers(settings, stored, scope.get("tenant_id")).current()
-        history = stored.decisions(tenant_id=scope.get("tenant_id", ""))
-        found = bounds(standing, ledgers, scope, stored.loop_delay_us(), now)
+        history = stored.decisions(scope=scope)
+        found = bounds(standing, ledgers, scope, stored.loop_delay_us(), now,
+                       settings.share_delay_ms * 1000)  # fmt: skip
+    most = ceilings(standing, found, scope)
     told = tell_scope(known(standing, ledgers, read_versions(settings)), scope, now)
     if as_json:
         print_json({"scope": scope, "at": now, "decisions": [t.as_dict() for t in told],
-                    "bounds": [b.as_dict() for b in found], "history": history,
+                    "bounds": [b.as_dict() for b in found],
+                    "ceilings": [c.as_dict() for c in most], "history": history,
                     "clickhouse": stored.note or "asked"})  # fmt: skip
         return
-    _show_told(told, f"nothing is decided about {text or 'anybody'}")
+    name = whose(scope_text(scope.items()))
+    _show_told(told, f"nothing is decided about {name}")
     _show_bounds(found)
+    _show_ceilings(most, name)
     _show_history(history, stored.note)
 
 
@@ -138,7 +147,7 @@ def _show_bounds(found: list[Bound]) -> None:
         ledger, unit = bound.ledger, bound.ledger.unit
         shown = (ledger.limit, ledger.settled, ledger.reserved, ledger.presumed, ledger.remaining)
         rows.append((
-            ledger.name.budget_id, ledger.name.scope, ledger.period,
+            ledger.name.budget_id, bound.whose, ledger.period,
             "hard" if bound.hard else "soft", *(amount_text(amount, unit) for amount in shown),
             percent_text(ledger.settled, ledger.limit), ledger.state,
         ))  # fmt: skip
@@ -146,9 +155,21 @@ def _show_bounds(found: list[Bound]) -> None:
                "remaining", "used", "state")  # fmt: skip
     table("Upper bounds", columns, rows)
     for bound in found:
-        say(f"{bound.ledger.name.budget_id}: {bound.sentence}")
+        say(f"{bound.ledger.name.budget_id} of {bound.whose}: {bound.sentence}")
         for grant in bound.grants:
             say(f"  lease of {grant.holder}: {amount_text(grant.granted_total, bound.ledger.unit)}")
+
+
+def _show_ceilings(most: list[Ceiling], name: str) -> None:
+    from sluice.admission.sentences import utc
+    from sluice.steering.amounts import amount_text
+
+    for ceiling in most:
+        amount = amount_text(ceiling.amount, ceiling.unit)
+        until = "within its length" if ceiling.until is None else f"until {utc(ceiling.until)}"
+        source = f"budget {ceiling.bound.ledger.name.budget_id} of {ceiling.bound.whose}"
+        say(f"{name} as a whole: at most {amount} more {until}, by {source}, beside what is in "
+            "flight")  # fmt: skip
 
 
 def _show_history(history: list[dict[str, Any]] | None, note: str | None) -> None:

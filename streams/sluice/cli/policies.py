@@ -28,6 +28,8 @@ def register(policy_app: typer.Typer) -> None:
 def list_versions(dir: Dir = None, as_json: Json = False) -> None:
     """List published policy versions, newest first, and the partitions each is in force in.
 
+    The last partition, beyond those of usage, is that of budgets that span tenants.
+
     Example: sluice policy list
     """
     from sluice.admission.sentences import utc
@@ -47,16 +49,20 @@ def list_versions(dir: Dir = None, as_json: Json = False) -> None:
         return
     rows = [
         (v.policy.policy_id, v.policy.version, v.policy.mode, utc(v.published_at),
-         _places(partitions, tellers(v.policy, settings.partitions)))
+         _places(partitions, tellers(v.policy, settings.partitions), settings.partitions))
         for v, partitions in zip(versions, where, strict=True)
     ]  # fmt: skip
     table("Policies", ("policy", "version", "mode", "published", "in force"), rows)
 
 
-def _places(partitions: list[int], all_of_them: list[int]) -> str:
-    if partitions == all_of_them:
+def _places(places: list[int], all_of_them: list[int], partitions: int) -> str:
+    if all_of_them and places == all_of_them:
         return "yes"
-    return f"in partitions {', '.join(map(str, partitions))}" if partitions else "-"
+    usage = ", ".join(str(place) for place in places if place != partitions)
+    said = [f"in partitions {usage}"] if usage else []
+    if partitions in places:
+        said.append("budgets that span tenants")
+    return "; ".join(said) or "-"
 
 
 def diff(

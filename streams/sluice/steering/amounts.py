@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from sluice.enforcement.policy_budget import SCOPE_FIELDS as LEDGER_FIELDS
 from sluice.enforcement.units import UNITS, shown_amount
 from sluice.errors import ConfigError
 from sluice.money import usd
-from sluice.wire.scopes import scope_fields
+from sluice.wire.scopes import scope_fields, scope_text
 
 # Decisions of ladders are about one priority; no ledger is.
 SCOPE_FIELDS = (*LEDGER_FIELDS, "priority")
+ALL_TENANTS = "all tenants"
+# What people type for a scope without fields.
+EVERY_SCOPE = "all"
 _MICRO_USD_PUSD = 10**6
 _PER = {unit.ledger_unit: unit.per for unit in UNITS.values()}
 
@@ -49,11 +53,13 @@ def rounded_up(amount: int, ledger_unit: str) -> int:
 
 
 def read_scope(text: str) -> dict[str, str]:
-    """Fields of a scope such as tenant_id=acme,model=gpt-4o; empty = everything.
+    """Fields of a scope such as tenant_id=acme,model=gpt-4o; empty or `all` = all tenants.
 
     Raises ConfigError naming a part that is no field=value, or a field that no scope has.
     """
-    for part in text.split(",") if text else ():
+    if text in ("", EVERY_SCOPE):
+        return {}
+    for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or not value:
             raise ConfigError(f"--scope {text}: {part!r} is no field=value")
@@ -62,6 +68,13 @@ def read_scope(text: str) -> dict[str, str]:
     return dict(scope_fields(text))
 
 
-def touches(scope: str, wanted: dict[str, str]) -> bool:
-    """Whether a ledger's scope can concern `wanted`, which may leave fields open."""
-    return all(wanted.get(name) in (None, value) for name, value in scope_fields(scope).items())
+def touches(fields: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether usage with these fields can be of the scope `wanted`, which may leave some open."""
+    return all(wanted.get(name) in (None, value) for name, value in fields.items())
+
+
+def whose(scope: str, tenant_id: str = "") -> str:
+    """A scope as people are told it; a ledger without one is its tenant's, or all tenants'."""
+    if scope or not tenant_id:
+        return scope or ALL_TENANTS
+    return scope_text([("tenant_id", tenant_id)])

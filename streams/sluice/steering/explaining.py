@@ -10,7 +10,7 @@ from sluice.admission.decision import Decision
 from sluice.admission.sentences import Explained, explain, explained, utc
 from sluice.enforcement.policy import Policy
 from sluice.enforcement.policy_ladder import BudgetLadder, RiskLadder, Section
-from sluice.steering.amounts import amount_text, plain_amount, rounded_up
+from sluice.steering.amounts import EVERY_SCOPE, amount_text, plain_amount, rounded_up, whose
 from sluice.steering.control import Standing, read_key
 from sluice.steering.ledgers import LedgerName, LedgerView
 from sluice.steering.versions import Published
@@ -36,7 +36,7 @@ class Told(NamedTuple):
         """The decision for programs; parameters without a value are left out."""
         record = dict(self.record)
         for part in ("params", "scope"):
-            if part in record:
+            if isinstance(record.get(part), Mapping):
                 record[part] = {k: v for k, v in record[part].items() if v not in (None, [])}
         return {"status": self.status, "sentence": self.sentence, **record,
                 "ways_out": list(self.ways_out), "ended_at": self.ended_at,
@@ -83,7 +83,7 @@ def tell_stored(row: Mapping[str, Any], successor: Mapping[str, Any] | None, now
     elif now < row["expires_at"]:
         status, ended_at = "replaced", None
     when = "" if ended_at is None else f" {utc(ended_at)}"
-    head = f"{row['action']} for tenant {row['tenant_id'] or 'any'}, {status}{when}"
+    head = f"{row['action']} for {whose(row['scope'])}, {status}{when}"
     by = f" by {ended_by}" if ended_by else ""
     source = f"policy {row['policy_id']} {row['policy_version']}, rule {row['rule_id']}"
     sentence = f"{head}{by} ({source}): {row['reason']}"
@@ -149,7 +149,8 @@ def _raise(decision: Decision, record: Mapping[str, Any], ledger: LedgerView) ->
         return None
     unit = ledger.unit
     above = amount_text(ledger.limit + rounded_up(add, unit), unit)
-    scope = f"'{ledger.name.scope}'" if "%" in ledger.name.scope else ledger.name.scope
+    scope = ledger.name.scope or EVERY_SCOPE
+    scope = f"'{scope}'" if "%" in scope else scope
     command = f"sluice budget raise {decision.policy_id} {decision.rule_id} --scope {scope}"
     return f"a limit of {above}: {command} --add {plain_amount(add, unit)} --until ... --reason ..."
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
@@ -11,7 +11,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaExcepti
 from sluice.admission.sentences import utc
 from sluice.errors import OutsideError, WireError
 from sluice.settings import Settings
-from sluice.steering.amounts import amount_text
+from sluice.steering.amounts import ALL_TENANTS, amount_text, whose
 from sluice.steering.control import read_key
 from sluice.wire.codec import decode
 from sluice.wire.kafka import consumer_config, topics
@@ -40,7 +40,7 @@ class Line(NamedTuple):
     record: Mapping[str, Any] | None
 
     def __str__(self) -> str:
-        about = "-" if self.scope is None else self.scope or "everybody"
+        about = "-" if self.scope is None else whose(self.scope)
         return f"{utc(self.at)}  {about}  {self.action}  {self.sentence}"
 
     def concerns(self, scope: Mapping[str, str]) -> bool:
@@ -77,13 +77,21 @@ def _decision(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _budget(record: Mapping[str, Any]) -> tuple[str, str, str]:
     kind = "hard" if record["hard"] else "soft"
-    per = ", ".join(record["scope"]) or "everybody together"
-    where = scope_text((item["key"], item["value"]) for item in record["where"])
+    matched = [(item["key"], item["value"]) for item in record["where"]]
+    per, where = _per(record["scope"], dict(matched)), scope_text(matched)
     limit = amount_text(record["limit"], record["unit"])
     head = f"{record['policy_id']} {record['policy_version']}: {kind} budget {record['budget_id']}"
     own = f", {len(record['limits'])} with a limit of their own" if record["limits"] else ""
     tail = f"({record['mode']}, partition {record['source_partition']})"
-    return where, "budget", f"{head}, {limit} a {record['period']} per {per}{own} {tail}"
+    return where, "budget", f"{head}, {limit} a {record['period']} {per}{own} {tail}"
+
+
+def _per(scope: Sequence[str], where: Mapping[str, str]) -> str:
+    """How a budget's usage is shared out over ledgers."""
+    if scope:
+        return f"per {', '.join(scope)}"
+    tenant_id = where.get("tenant_id")
+    return f"of tenant {tenant_id} in all" if tenant_id else f"of {ALL_TENANTS} together"
 
 
 def _lease(record: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sluice.steering.amounts import whose
+from sluice.wire.scopes import scope_fields
+
 _AMOUNTS = ("limit", "settled", "reserved", "presumed", "corrected", "remaining")
 _WINDOW_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -20,7 +23,10 @@ class LedgerName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
-    """One ledger in one period; amounts are in `unit`, instants µs UTC, None = not measured."""
+    """One ledger in one period; amounts are in `unit`, instants µs UTC, None = not measured.
+
+    `tenant_id` is empty where it is one of all tenants together.
+    """
 
     name: LedgerName
     tenant_id: str
@@ -42,6 +48,22 @@ class LedgerView:
     state: str
     decision_id: str | None
     watermark: int
+
+    @property
+    def spans_tenants(self) -> bool:
+        """Whether usage of all tenants counts."""
+        return not self.tenant_id
+
+    @property
+    def whose(self) -> str:
+        """Its scope for people."""
+        return whose(self.name.scope, self.tenant_id)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Fields that its usage has in common: those of its scope, and its tenant."""
+        tenant = {"tenant_id": self.tenant_id} if self.tenant_id else {}
+        return {**scope_fields(self.name.scope), **tenant}
 
     def as_dict(self) -> dict[str, Any]:
         """The ledger for programs."""

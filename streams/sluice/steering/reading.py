@@ -12,14 +12,16 @@ from sluice.wire.scan import committed_records
 
 
 def read_ledgers(settings: Settings, stored: Stored, tenant_id: str | None = None) -> Ledgers:
-    """All ledgers, or one tenant's; a row on the topic is never older than the stored one.
+    """All ledgers, or those that a tenant's usage meets: its own, and those that span tenants.
+
+    A row on the topic is never older than the stored one.
 
     The topic keeps rows for three days: what has not changed since then only ClickHouse knows.
     """
     ledgers = Ledgers(stored.budget_rows(tenant_id or "") or ())
-    wanted = None if tenant_id is None else tenant_id.encode()
+    wanted = None if tenant_id is None else (tenant_id.encode(), b"")
     for record in committed_records(settings, topics(settings).budgets):
-        if record.value is None or wanted not in (None, record.key):
+        if record.value is None or (wanted and (record.key or b"") not in wanted):
             continue
         try:
             ledgers.put(decode(record.value)[1])

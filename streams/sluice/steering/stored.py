@@ -11,6 +11,7 @@ from sluice.errors import SluiceError
 from sluice.settings import Settings
 from sluice.warehouse.client import connect, translated
 from sluice.warehouse.usage_rows import json_rows
+from sluice.wire.scopes import scope_text
 
 _BUDGETS = """
 SELECT * REPLACE (
@@ -19,7 +20,7 @@ SELECT * REPLACE (
     toUnixTimestamp64Micro(exhausted_at) AS exhausted_at,
     toUnixTimestamp64Micro(watermark) AS watermark)
 FROM budget_ledgers FINAL
-WHERE {tenant:String} IN ('', tenant_id)
+WHERE {tenant:String} = '' OR tenant_id IN ('', {tenant:String})
 """
 _DECISIONS = """
 SELECT * REPLACE (
@@ -28,7 +29,10 @@ SELECT * REPLACE (
     toUnixTimestamp64Micro(expires_at) AS expires_at,
     toUnixTimestamp64Micro(lifted_at) AS lifted_at)
 FROM decisions_log
-WHERE {id:String} IN ('', decision_id) AND {tenant:String} IN ('', tenant_id)
+WHERE {id:String} IN ('', decision_id) AND arrayAll(
+    part -> has({parts:Array(String)}, part)
+        OR NOT has({fields:Array(String)}, splitByChar('=', part)[1]),
+    splitByChar(',', scope))
 ORDER BY issued_at DESC, sequence DESC
 LIMIT {most:UInt32}
 """
@@ -55,15 +59,19 @@ class Stored:
             self._client.close()
 
     def budget_rows(self, tenant_id: str = "") -> list[dict[str, Any]] | None:
-        """The newest row of every ledger, or of one tenant's, as a BudgetRow."""
+        """The newest row of every ledger, or of a tenant's and those that span tenants."""
         rows = self._ask(_BUDGETS, {"tenant": tenant_id})
         return None if rows is None else [_as_budget_row(row) for row in rows]
 
     def decisions(
-        self, *, decision_id: str = "", tenant_id: str = "", most: int = 20
+        self, *, decision_id: str = "", scope: Mapping[str, str] | None = None, most: int = 20
     ) -> list[dict[str, Any]] | None:
-        """Decisions, the newest first, with the instant at which each was lifted."""
-        return self._ask(_DECISIONS, {"id": decision_id, "tenant": tenant_id, "most": most})
+        """Decisions that can concern `scope`, the newest first, and when each was lifted."""
+        pairs = [(name, value) for name, value in (scope or {}).items()]
+        return self._ask(_DECISIONS, {
+            "id": decision_id, "parts": [scope_text([pair]) for pair in pairs],
+            "fields": [name for name, _ in pairs], "most": most,
+        })  # fmt: skip
 
     def successor(self, decision_id: str) -> dict[str, Any] | None:
         """The decision that replaced this one."""

@@ -19,7 +19,7 @@ from sluice.enforcement.policy_budget import Budget
 from sluice.enforcement.units import UNITS, whole_amount
 from sluice.errors import ConfigError, WireError
 from sluice.settings import Settings
-from sluice.steering.amounts import amount_text
+from sluice.steering.amounts import ALL_TENANTS, EVERY_SCOPE, amount_text
 from sluice.steering.control import Standing
 from sluice.wire.codec import decode
 from sluice.wire.kafka import topics
@@ -46,13 +46,17 @@ class Change(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """A policy with a raise in it; limits of the scope before and after, in `unit`."""
+    """A policy with a raise in it; limits of the scope before and after, in `unit`.
+
+    `tenant_id` is whom the whole budget belongs to; empty where its scope says it, or all tenants.
+    """
 
     policy: Policy
     scope: str
     before: int
     after: int
     unit: str
+    tenant_id: str = ""
 
 
 def read_versions(settings: Settings) -> list[Published]:
@@ -136,8 +140,10 @@ def raised(policy: Policy, budget_id: str, scope: str, add: str, until: int, by:
     if budget is None:
         raise ConfigError(f"policy {policy.policy_id} has no budget {budget_id}; one of: "
                           f"{', '.join(policy.by_id)}")  # fmt: skip
+    if scope == EVERY_SCOPE and not budget.scope:
+        scope = ""
     if "=" in scope and scope_fields(scope).keys() != set(budget.scope):
-        fields = ",".join(f"{field}=..." for field in sorted(budget.scope))
+        fields = ",".join(f"{field}=..." for field in sorted(budget.scope)) or EVERY_SCOPE
         raise ConfigError(f"--scope {scope} is none of budget {budget_id}; write {fields}")
     if until <= now:
         raise ConfigError("--until lies in the past: the raise would never hold")
@@ -147,7 +153,7 @@ def raised(policy: Policy, budget_id: str, scope: str, add: str, until: int, by:
     new = after.by_id[budget_id]
     full = next(name for name, raises in new.scope_raises.items() if new.raises[-1] in raises)
     limits = budget.limit_for(full, now), new.limit_for(full, now)
-    return Raised(after, full, *limits, budget.ledger_unit)
+    return Raised(after, full, *limits, budget.ledger_unit, budget.where.get("tenant_id", ""))
 
 
 def _added(add: str, budget: Budget) -> int:
@@ -187,7 +193,7 @@ def _lines(value: Any, path: str, unit: str, *, amount: bool = False) -> Iterato
     if isinstance(value, dict):
         unit = _unit_of(value) or unit
         for name, item in value.items():
-            shown = name.removesuffix("_pusd")
+            shown = name.removesuffix("_pusd") or ALL_TENANTS
             yield from _lines(item, f"{path}.{shown}" if path else shown, unit,
                               amount=amount or name in _AMOUNTS)  # fmt: skip
     elif isinstance(value, list):
@@ -196,7 +202,8 @@ def _lines(value: Any, path: str, unit: str, *, amount: bool = False) -> Iterato
     elif amount and isinstance(value, int):
         yield path, amount_text(value, unit)
     else:
-        yield path, "none" if value is None else str(value)
+        empty = ALL_TENANTS if path.endswith(".scope") else ""
+        yield path, "none" if value is None else str(value) or empty
 
 
 def _unit_of(value: Mapping[str, Any]) -> str | None:

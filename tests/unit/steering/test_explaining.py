@@ -26,6 +26,7 @@ from sluice.steering.amounts import (
     plain_amount,
     read_scope,
     rounded_up,
+    whose,
 )
 from sluice.steering.bounds import bounds
 from sluice.steering.control import Standing
@@ -159,7 +160,8 @@ def test_a_decision_is_found_by_its_id() -> None:
 
 STORED: dict[str, Any] = {
     "decision_id": "i", "action": "block", "tenant_id": "acme", "policy_id": "p",
-    "policy_version": "v1", "rule_id": "b", "reason": "spent", "issued_at": NOW - 9,
+    "policy_version": "v1", "rule_id": "b", "reason": "spent", "scope": "tenant_id=acme",
+    "issued_at": NOW - 9,
     "expires_at": NOW - 1, "lifted_at": None,
 }  # fmt: skip
 
@@ -260,11 +262,19 @@ def test_the_newest_row_of_a_ledger_counts() -> None:
 def test_scopes_are_read_as_they_are_written() -> None:
     """Encoded values come back; what is no scope is named."""
     assert read_scope("model=a%2Cb,tenant_id=acme") == {"model": "a,b", "tenant_id": "acme"}
-    assert read_scope("") == {}
+    assert read_scope("") == read_scope("all") == {}
     for text, said in (("acme", "'acme' is no field=value"), ("tenant=acme", "tenant is none of"),
                        ("tenant_id=", "is no field=value")):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             read_scope(text)
+
+
+def test_a_scope_without_fields_reads_all_tenants() -> None:
+    """Unless the whole budget belongs to one tenant."""
+    assert (whose(""), whose("model=m"), whose("model=m", "acme")) == (
+        "all tenants", "model=m", "model=m",
+    )  # fmt: skip
+    assert whose("", "a,b") == "tenant_id=a%2Cb"
 
 
 def test_an_amount_for_a_policy_is_never_too_small() -> None:

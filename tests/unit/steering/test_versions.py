@@ -135,6 +135,38 @@ def test_a_raise_is_in_the_unit_of_its_budget() -> None:
     assert (made.before, made.after, made.unit) == (1000, 1009, "tokens")
 
 
+SPANNING = """
+  - budget_id: pool
+    scope: []
+    where: {pool: large}
+    unit: usd
+    limit: "900"
+    period: month
+    rules: [{rule_id: stop, at: 100%, action: block}]
+"""
+
+
+def test_a_budget_that_spans_tenants_is_raised_for_all() -> None:
+    """Its one scope is typed as `all`; differences name it."""
+    policy = load_policy(TEXT + SPANNING, "p")
+    made = raised(policy, "pool", "all", "100", NOW + DAY_US, "ann", "launch", NOW)
+    assert (made.scope, made.tenant_id) == ("", "")
+    assert (made.before, made.after) == (900 * 10**12, 1000 * 10**12)
+    assert made == raised(policy, "pool", "", "100", NOW + DAY_US, "ann", "launch", NOW)
+    told = {change.path: change.after for change in differences(policy, made.policy)}
+    assert told["budgets[pool].raises[1].scope"] == "all tenants"
+    with pytest.raises(ConfigError, match="is none of budget pool; write all"):
+        raised(policy, "pool", "pool=large", "1", NOW + 1, "a", "b", NOW)
+    added = {change.path: change.after for change in differences(FIRST, policy)}
+    assert added["budgets[pool].limit"] == "900.000000 USD"
+    assert added["budgets[pool].where.pool"] == "large"
+    of_tenant = load_policy(TEXT + SPANNING.replace("pool: large", "tenant_id: acme"), "p")
+    assert raised(of_tenant, "pool", "all", "1", NOW + 1, "a", "b", NOW).tenant_id == "acme"
+    # A tenant may be called so.
+    named = raised(policy, "month", "all", "1", NOW + 1, "a", "b", NOW)
+    assert named.scope == "tenant_id=all"
+
+
 @pytest.mark.parametrize(
     ("over", "said"),
     [
