@@ -38,10 +38,10 @@ _SHORT = (
 )
 
 
-def chat(project: str, tokens: int) -> AdmissionRequest:
+def chat(project: str, tokens: int, tenant_id: str = TENANT) -> AdmissionRequest:
     """A request that reserves so many output tokens."""
     whole = price({"request_model": MODEL, "output_tokens": tokens, "provider_name": "openai"})
-    return AdmissionRequest(TENANT, project, MODEL, input_tokens=0, max_output_tokens=tokens,
+    return AdmissionRequest(tenant_id, project, MODEL, input_tokens=0, max_output_tokens=tokens,
                             estimated_cost_pusd=whole)  # fmt: skip
 
 
@@ -52,8 +52,12 @@ def price(usage: Mapping[str, Any]) -> int | None:
 
 
 def publish(settings: Settings, policy_id: str, text: str) -> None:
-    """Put a policy in force, and wait until every partition has told the points of its budgets."""
-    publish_policy(settings, load_policy(text, policy_id))
+    """Put a policy in force, and wait until every owner has told the points of its budgets."""
+    policy = load_policy(text, policy_id)
+    publish_policy(settings, policy)
+    owners = {n for budget in policy.budgets
+              for n in (range(settings.partitions) if budget.of_tenant
+                        else [topics(settings).across])}  # fmt: skip
     start, control = f"budget|{policy_id}|".encode(), topics(settings).control
     deadline = time.monotonic() + 60
 
@@ -61,7 +65,7 @@ def publish(settings: Settings, policy_id: str, text: str) -> None:
         found = committed_records(settings, control)
         return {record.partition for record in found if (record.key or b"").startswith(start)}
 
-    while len(told()) < settings.partitions:
+    while told() != owners:
         assert time.monotonic() < deadline, f"budgets of {policy_id} were not told"
         time.sleep(0.05)
 
@@ -95,6 +99,11 @@ def spend(point: AdmissionPoint, project: str, tokens: int, actual: int, most: i
         except Refused:
             return number
     return most
+
+
+def tenant(number: int, of: int) -> str:
+    """One of so many tenants in turn; the usual one where there is only one."""
+    return TENANT if of == 1 else f"{TENANT}-{number % of}"
 
 
 def short_meter(pipeline: Pipeline, ttl_us: int) -> Worker:

@@ -43,6 +43,7 @@ budgets:
      unit: tokens, limit: {limit}, period: day, hard: true, lease_wait_ms: {wait_ms},
      refresh_after_ms: 1000}}
 """
+_ACROSS = _POLICY.replace("[tenant_id, project_id]", "[]")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,15 @@ def pipeline(ground: Ground) -> Iterator[Pipeline]:
     """Topics and a meter."""
     with ground.pipeline("hard", session_timeout_ms=10_000, partitions=1) as made:
         made.meters()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def spanning(ground: Ground) -> Iterator[Pipeline]:
+    """Topics of several partitions, a meter and a rollup."""
+    with ground.pipeline("spanning", session_timeout_ms=10_000, partitions=3) as made:
+        made.meters()
+        made.start("rollup", "rollup")
         yield made
 
 
@@ -85,10 +95,22 @@ def test_of_64_threads_in_4_processes_one_gets_the_last_request(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """With room for exactly one request exactly one is admitted, whoever asks at once."""
-    settings = pipeline.settings
-    in_force(settings, "crowd", 100, 4000)
+    in_force(pipeline.settings, "crowd", 100, 4000)
+    one_of_a_crowd(pipeline.settings, tmp_path)
+
+
+def test_of_8_tenants_at_one_budget_one_gets_the_last_request(
+    spanning: Pipeline, tmp_path: Path
+) -> None:
+    """The same where the budget is all tenants' and their usage is in several partitions."""
+    publish(spanning.settings, "crowd", _ACROSS.format(name="crowd", limit=100, wait_ms=4000))
+    one_of_a_crowd(spanning.settings, tmp_path, tenants=8)
+
+
+def one_of_a_crowd(settings: Settings, tmp_path: Path, tenants: int = 1) -> None:
+    """Let all threads of all processes ask at once, and count who is admitted."""
     crowd = [
-        GatewayProcess("crowd", settings, f"crowd-{n}", tmp_path / str(n), "crowd")
+        GatewayProcess("crowd", settings, f"crowd-{n}", tmp_path / str(n), "crowd", tenants)
         for n in range(PROCESSES)
     ]
     try:
@@ -114,11 +136,24 @@ def test_a_killed_gateway_strands_nothing(pipeline: Pipeline, tmp_path: Path) ->
 
     The last requests were logged while the broker was away, so only the log has them.
     """
-    settings, wal = pipeline.settings, tmp_path / "wal"
-    in_force(settings, "killed", 1000)
+    in_force(pipeline.settings, "killed", 1000)
+    killed_and_restarted(pipeline.settings, tmp_path)
+
+
+def test_a_killed_gateway_strands_nothing_of_a_budget_that_spans_tenants(
+    spanning: Pipeline, tmp_path: Path
+) -> None:
+    """The same where the usage of its lease is in several partitions."""
+    publish(spanning.settings, "killed", _ACROSS.format(name="killed", limit=1000, wait_ms=4000))
+    killed_and_restarted(spanning.settings, tmp_path, tenants=8)
+
+
+def killed_and_restarted(settings: Settings, tmp_path: Path, tenants: int = 1) -> None:
+    """Kill a gateway in the middle of a stream, and see what its successor leaves of the lease."""
+    wal = tmp_path / "wal"
     logged = (BEFORE + AFTER) * EACH
     with Wire(settings) as wire:
-        killed = GatewayProcess("stream", wire.settings, "pod-0", wal, "killed")
+        killed = GatewayProcess("stream", wire.settings, "pod-0", wal, "killed", tenants)
         try:
             assert killed.hear() == "leased"
             wire.cut()
