@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -297,6 +298,23 @@ def test_estimates_are_held_in_the_budgets_unit(
     reservation = made.reserve(request_)
     assert [hold.amount for hold in reservation.holds] == [amount]
     reservation.release()
+
+
+@pytest.mark.parametrize("unit", ["pusd", "tokens", "requests", "steps", "gpu_us", "concurrency"])
+def test_nothing_is_in_flight_any_more_after_its_end(unit: str) -> None:
+    """In every unit, whether anything was told on the way or not; the meter takes each report."""
+    grantor = at_noon(b=1000)
+    made = reserving(grantor, budget_rule(unit=unit, refresh_after_ms=0))
+    request = replace(CHAT, task_id="t", estimates={"gpu_us": 7})
+    for told in ({}, {"output_tokens": 3}):
+        held, ended = made.reserve(request), made.reserve(request)
+        held.progress(**told)
+        held.commit(cost_pusd=7, gpu_us=7, output_tokens=9)
+        ended.release()
+        grantor.clock.now += MINUTE_US // 60
+        made.report()
+        report = grantor.reports[-1]
+        assert (report["interim_spend"], report["in_flight_reserved"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
