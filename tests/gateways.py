@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from sluice.metering.rating import cost
 from sluice.replay.events import blank_event
 from sluice.runtime.publish import publish_policy
 from sluice.settings import Settings
-from sluice.steering.ledgers import Ledgers
+from sluice.steering.ledgers import Ledgers, LedgerView
 from sluice.wire.codec import decode
 from sluice.wire.emitter import UsageEmitter
 from sluice.wire.kafka import producer_config, topics
@@ -91,11 +92,12 @@ def standing(point: AdmissionPoint, policy_id: str) -> BudgetStanding:
     return found
 
 
-def spend(point: AdmissionPoint, project: str, tokens: int, actual: int, most: int = 10**6) -> int:
+def spend(point: AdmissionPoint, project: str, tokens: int, actual: int, most: int = 10**6,
+          tenant_id: str = TENANT) -> int:  # fmt: skip
     """Requests one after the other until one is refused; how many were admitted."""
     for number in range(most):
         try:
-            point.reserve(chat(project, tokens)).commit(output_tokens=actual)
+            point.reserve(chat(project, tokens, tenant_id)).commit(output_tokens=actual)
         except Refused:
             return number
     return most
@@ -118,6 +120,17 @@ def shown(settings: Settings, policy_id: str) -> list[tuple[int, int, int]]:
     records = committed_records(settings, topics(settings).budgets)
     found = Ledgers(decode(record.value or b"")[1] for record in records).current()
     return [(v.settled, v.reserved, v.presumed) for v in found if v.name.policy_id == policy_id]
+
+
+def ledgers(settings: Settings, policy_id: str) -> dict[tuple[str, str], LedgerView]:
+    """Every ledger of a policy by its tenant and period, one budget about one scope each."""
+    periods: dict[str, Ledgers] = defaultdict(Ledgers)
+    for record in committed_records(settings, topics(settings).budgets):
+        row = decode(record.value or b"")[1]
+        if row["policy_id"] == policy_id:
+            periods[row["period"]].put(row)
+    return {(view.tenant_id, period): view
+            for period, found in periods.items() for view in found.current()}  # fmt: skip
 
 
 class Wire:

@@ -31,39 +31,47 @@ budgets:
 class Holder:
     """A process that asks for leases and emits usage under them."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(
+        self, stack: Stack, tenant_id: str = "leaser", project_id: str = "leased",
+        policy_id: str = "lease-test",
+    ) -> None:  # fmt: skip
         self.settings = stack.settings
+        self.tenant_id, self.project_id, self.policy_id = tenant_id, project_id, policy_id
         self.producer = Producer(producer_config(stack.settings))
         self.period = period_of("day", "UTC", time.time_ns() // 1000).period_id
 
     def send(self, name: str, fields: dict[str, Any]) -> None:
         """One record under the tenant's key."""
         topic = topics(self.settings).usage
-        self.producer.produce(topic, encode(name, fields), b"leaser")
+        self.producer.produce(topic, encode(name, fields), self.tenant_id.encode())
         assert self.producer.flush(30) == 0
 
     def report(self, wants: int, **over: Any) -> None:
         """What it has and wants."""
         fields = {
-            "holder": "gw", "holder_slot": "gw", "source_epoch": "e1", "tenant_id": "leaser",
-            "policy_id": "lease-test", "budget_ids": ["day"], "scope": "tenant_id=leaser",
-            "period": self.period, "unit": "tokens", "wants": wants, "in_flight_reserved": 0,
-            "interim_spend": 0, "last_seq": 0,
+            "holder": "gw", "holder_slot": "gw", "source_epoch": "e1", "tenant_id": self.tenant_id,
+            "policy_id": self.policy_id, "budget_ids": ["day"],
+            "scope": f"tenant_id={self.tenant_id}", "period": self.period, "unit": "tokens",
+            "wants": wants, "in_flight_reserved": 0, "interim_spend": 0, "last_seq": 0,
         }  # fmt: skip
         self.send("HolderReport", fields | over)
 
     def use(self, number: int, tokens: int) -> None:
         """Usage of so many tokens."""
-        now = time.time_ns() // 1000
-        self.send("UsageEvent", usage(
-            number, occurred_at=now, started_at=now, tenant_id="leaser", project_id="leased",
-            input_tokens=tokens, output_tokens=0,
-        ))  # fmt: skip
+        self.send("UsageEvent", self.event(number, tokens))
+
+    def event(self, number: int, tokens: int, age_us: int = 0) -> dict[str, Any]:
+        """Usage of so many tokens that is so old."""
+        at = time.time_ns() // 1000 - age_us
+        return usage(
+            number, occurred_at=at, started_at=at, tenant_id=self.tenant_id,
+            project_id=self.project_id, input_tokens=tokens, output_tokens=0,
+        )  # fmt: skip
 
     def granted(self) -> list[int]:
         """Every grant so far, oldest first; -1 = the lease ended."""
-        scope = "tenant_id=leaser"
-        lease = LeaseKey("lease-test", "day", scope, self.period, "gw", "e1")
+        scope = f"tenant_id={self.tenant_id}"
+        lease = LeaseKey(self.policy_id, "day", scope, self.period, "gw", "e1")
         key = lease_key_bytes(lease)
         records = committed_records(self.settings, topics(self.settings).control)
         values = [record.value for record in records if record.key == key]

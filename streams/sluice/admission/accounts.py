@@ -5,7 +5,7 @@ Amounts are whole numbers in the budget's unit, times µs UTC. Pure; one thread 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sluice.admission.amounts import CONCURRENCY
@@ -85,6 +85,14 @@ class Hold(NamedTuple):
 
     account: Account
     amount: int
+
+
+def begun(holds: Iterable[Hold], now: int) -> int:
+    """When a request begins that is let in at `now`: within every period that it holds of.
+
+    A period may end between the hold and `now`; its usage is charged by when it began.
+    """
+    return min([now, *(h.account.ends_at - 1 for h in holds if h.account.ends_at is not None)])
 
 
 class Account:

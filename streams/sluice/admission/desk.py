@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sluice.admission.accounts import Account, Hold
+from sluice.admission.accounts import Account, Hold, begun
 from sluice.admission.decision import Decision
 from sluice.admission.desk_options import DeskOptions, Point
 from sluice.admission.holding import Holding, NoRoom
@@ -162,7 +162,8 @@ class Desk:
 
     def _opened(self, plan: Plan, verdict: Verdict, holds: list[Hold], gate: Gate | None = None,
                 queue_us: int | None = None) -> Reservation:  # fmt: skip
-        made = Reservation(self, self._options.new_id, plan, verdict, holds, self._clock())
+        began_at = begun(holds, self._clock())
+        made = Reservation(self, self._options.new_id, plan, verdict, holds, began_at)
         made.gate, made.queue_us = gate, queue_us
         request, known = plan.request, made
         with self._waiters.lock:

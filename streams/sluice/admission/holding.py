@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sluice.admission.accounts import Account, Hold
@@ -45,10 +45,11 @@ class Holding:
         """What is held of every ledger; the caller holds the lock."""
         return list(self.holder.leases.accounts.values())
 
-    def course(self, request: AdmissionRequest) -> Course[list[Hold]]:
+    def course(self, request: AdmissionRequest, until: float | None = None) -> Course[list[Hold]]:
         """Hold what a request needs of every hard budget that it meets, all or nothing.
 
-        Waits for leases where there is too little room. Raises NoRoom.
+        Waits for leases where there is too little room, to `until` (seconds of the monotonic clock)
+        or as long as the budgets let it. Raises NoRoom.
         """
         state = self._state()
         if not state.budgets.guarding:
@@ -69,7 +70,16 @@ class Holding:
             if low:
                 self.holder.tell(low)
             return holds
-        return (yield from self._wait(claims, lacks))
+        if until is None:
+            wait_ms = max(lack.claim.rule.lease_wait_ms for lack in lacks)
+            until = time.monotonic() + wait_ms / 1000
+        found = yield from self._wait(claims, lacks, until)
+        if found is not None:
+            return found
+        if _ended(claims, self._clock()):
+            # What was waited for cannot come any more; the next period has a limit of its own.
+            return (yield from self.course(request, until))
+        return self._in_doubt(claims, lacks)
 
     def _troubles(self, now: int) -> Troubles:
         state = self._state()
@@ -80,8 +90,10 @@ class Holding:
     def _stale(self, silence_us: int | None) -> bool:
         return silence_us is not None and silence_us > self._stale_after_us
 
-    def _wait(self, claims: Sequence[Claim], lacks: list[Lack]) -> Course[list[Hold]]:
-        until = time.monotonic() + max(lack.claim.rule.lease_wait_ms for lack in lacks) / 1000
+    def _wait(
+        self, claims: Sequence[Claim], lacks: list[Lack], until: float
+    ) -> Course[list[Hold] | None]:
+        """What is held in the end; None where there was no room in time, or a period ended."""
         waiting = [Hold(lack.account, lack.claim.amount) for lack in lacks]
         found: list[Hold] = []
 
@@ -97,15 +109,14 @@ class Holding:
                 again = min(until, time.monotonic() + _ASK_AGAIN_S)
                 if (yield Wait(ready, again, LEASES)):
                     return found
-                if again >= until:
-                    break
+                if again >= until or _ended(claims, self._clock()):
+                    return None
         except BaseException:
             # Told to stop between having it and handing it on.
             self.give_back(found)
             raise
         finally:
             self._count_waiting(waiting, Account.wait_over)
-        return self._in_doubt(claims, lacks)
 
     def _count_waiting(self, waiting: Sequence[Hold], note: Callable[[Account, int], None]) -> None:
         with self._waiters.lock:
@@ -153,6 +164,11 @@ class Holding:
             for hold in holds:
                 settle(hold, None, 0, self._clock())
             self._waiters.wake(LEASES)
+
+
+def _ended(claims: Iterable[Claim], now: int) -> bool:
+    """Whether a period that was claimed is over."""
+    return any(claim.span.end is not None and now >= claim.span.end for claim in claims)
 
 
 def _situation(lack: Lack) -> str:

@@ -261,5 +261,5 @@ class Reservation:
 
 
 def interim_of(hold: Hold, usage: Mapping[str, Any]) -> int:
-    """What an open reservation has spent so far of what it holds."""
-    return used(hold.account.key.unit, usage) or 0
+    """What an open reservation has spent so far of what it holds; nothing while nothing is told."""
+    return (used(hold.account.key.unit, usage) or 0) if usage else 0

@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from tests.builders import FakeRecord
 from tests.unit.admission.messages import NOW, Clock, budget_rule, rule_key
 
 from sluice.admission.amounts import used
 from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import AdmissionPoint
 from sluice.errors import OutsideError
+from sluice.runtime.reports import check_report
 from sluice.wire.codec import decode, encode
 
 TTL_US = 120_000_000
@@ -63,6 +65,8 @@ class Grantor:
         self._stop_if_away()
         own = {"holder": self.source, "source_epoch": self.source_epoch, "last_seq": 0}
         taken = decode(encode("HolderReport", {**report, **own}))[1]
+        record = FakeRecord(0, 0, taken["tenant_id"].encode(), None)
+        check_report(record, taken, of_tenants=bool(taken["tenant_id"]))
         self.reports.append(taken)
         if not self.silent:
             self.grant(taken)

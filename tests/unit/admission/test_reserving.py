@@ -6,17 +6,19 @@ import asyncio
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.admission.granting import TTL_US, at_noon, reserving
-from tests.unit.admission.messages import MINUTE_US, budget_rule, decision, key_of
+from tests.unit.admission.granting import TTL_US, Grantor, at_noon, reserving
+from tests.unit.admission.messages import MINUTE_US, NOW, Clock, budget_rule, decision, key_of
 
 from sluice.admission.desk_options import DeskOptions
 from sluice.admission.point import AdmissionPoint, ColdStart
 from sluice.admission.reservation import Reservation
 from sluice.admission.verdict import AdmissionRequest, Refused, Verdict
 from sluice.errors import OutsideError, SluiceError
+from sluice.periods import period_of
 
 CHAT = AdmissionRequest("acme", "chat", "m1", estimated_cost_pusd=10, input_tokens=5,
                         max_output_tokens=20)  # fmt: skip
@@ -298,6 +300,23 @@ def test_estimates_are_held_in_the_budgets_unit(
     reservation.release()
 
 
+@pytest.mark.parametrize("unit", ["pusd", "tokens", "requests", "steps", "gpu_us", "concurrency"])
+def test_nothing_is_in_flight_any_more_after_its_end(unit: str) -> None:
+    """In every unit, whether anything was told on the way or not; the meter takes each report."""
+    grantor = at_noon(b=1000)
+    made = reserving(grantor, budget_rule(unit=unit, refresh_after_ms=0))
+    request = replace(CHAT, task_id="t", estimates={"gpu_us": 7})
+    for told in ({}, {"output_tokens": 3}):
+        held, ended = made.reserve(request), made.reserve(request)
+        held.progress(**told)
+        held.commit(cost_pusd=7, gpu_us=7, output_tokens=9)
+        ended.release()
+        grantor.clock.now += MINUTE_US // 60
+        made.report()
+        report = grantor.reports[-1]
+        assert (report["interim_spend"], report["in_flight_reserved"]) == (0, 0)
+
+
 @pytest.mark.parametrize(
     ("unit", "request_"),
     [
@@ -341,6 +360,64 @@ def test_the_charge_goes_to_the_period_of_its_start() -> None:
     spent = {s.period: s.committed for s in made.snapshot()["budgets"]}
     assert spent == {"2027-01-15": 10, "2027-01-16": 3}
     assert [e["started_at"] for e in grantor.events] == [running.started_at, later.started_at]
+
+
+def ending_in(grantor: Grantor, left_us: int) -> str:
+    """Move the clock to so long before the end of a minute; the name of that minute."""
+    grantor.clock.now += MINUTE_US - left_us - grantor.clock() % MINUTE_US
+    return period_of("minute", "UTC", grantor.clock()).period_id
+
+
+def test_a_request_that_waits_while_the_period_ends_gets_of_the_next_one() -> None:
+    """What it waited for cannot come any more, and the next period has a limit of its own."""
+    grantor = at_noon(b=1000)
+    made = reserving(grantor, budget_rule(period="minute", lease_wait_ms=10_000))
+    before, grants = ending_in(grantor, 50_000), grantor.grant
+
+    def grant_later(report: Any) -> None:
+        if report["period"] > before:
+            grants(report)
+
+    grantor.grant = grant_later  # type: ignore[assignment, method-assign]
+    begun = time.monotonic()
+    held = made.reserve(CHAT)
+    assert time.monotonic() - begun < 5
+    assert period_of("minute", "UTC", held.started_at).period_id > before
+    assert [hold.account.key.period_id > before for hold in held.holds] == [True]
+    assert [(s.period > before, s.reserved) for s in made.snapshot()["budgets"]] == [
+        (False, 0), (True, 10)
+    ]  # fmt: skip
+
+
+def test_the_end_of_a_period_makes_no_wait_longer() -> None:
+    """Who gets nothing of the next one either is refused when the wait is over."""
+    grantor = at_noon(b=1000)
+    grantor.silent = True
+    made = reserving(grantor, budget_rule(period="minute", lease_wait_ms=400))
+    ending_in(grantor, 350_000)
+    begun = time.monotonic()
+    assert refusal(made).reason_code == "LEASE_EXHAUSTED"
+    assert 0.4 <= time.monotonic() - begun < 0.7
+
+
+class Ticking(Clock):
+    """A clock that goes on by a microsecond whenever it is asked."""
+
+    def __call__(self) -> int:
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize("before_us", range(1, 12))
+def test_a_request_begins_in_the_period_that_it_holds_of(before_us: int) -> None:
+    """Wherever between asking and being let in the period ends."""
+    clock = Ticking(NOW - NOW % MINUTE_US + MINUTE_US - 1_000_000)
+    made = reserving(Grantor(clock, b=1000), budget_rule(period="minute"))
+    made.reserve(CHAT).release()
+    clock.now = NOW - NOW % MINUTE_US + MINUTE_US - before_us
+    held = made.reserve(CHAT)
+    (hold,) = held.holds
+    assert period_of("minute", "UTC", held.started_at).period_id == hold.account.key.period_id
 
 
 def test_an_expired_lease_lets_nothing_in() -> None:
