@@ -20,6 +20,7 @@ from sluice.wire.topics import Topics
 _NOW = 1_800_000_000_000_000
 _HOUR_US = 3_600_000_000
 _MANY = 24  # more than what is looked at one by one
+_NAMES = 1100  # so many that they are tidied up when their rows are gone
 
 
 @dataclass(slots=True)
@@ -32,10 +33,18 @@ class _Record:
 
 _POLICY = Policy.model_validate({
     "policy_id": "warm",
-    "budgets": [{
-        "budget_id": "b", "scope": ["tenant_id"], "unit": "tokens", "limit": 10**9, "hard": True,
-        "period": "rolling", "rolling": "1h",
-    }],
+    "budgets": [
+        {"budget_id": "hard", "scope": ["tenant_id"], "unit": "tokens", "limit": 10**9,
+         "hard": True, "period": "rolling", "rolling": "1h"},
+        {"budget_id": "soft", "scope": ["tenant_id"], "unit": "requests", "limit": 1,
+         "period": "day", "rules": [{"rule_id": "stop", "at": "100%", "action": "block"}]},
+        {"budget_id": "all", "scope": [], "unit": "tokens", "limit": 10**9, "hard": True,
+         "period": "day"},
+    ],
+    "risk": {"rules": [
+        {"rule_id": "circles", "signal": "loop", "at": 1, "action": "block"},
+        {"rule_id": "drifts", "signal": "drift", "at": 5, "action": "block"},
+    ]},
 })  # fmt: skip
 
 
@@ -58,6 +67,7 @@ def warm_up() -> None:
     second = State(_HOUR_US, _HOUR_US)
     for records in _chunks():
         partition.apply(records)
+        partition.next_due()
         taken = [out for out in partition.take() if out.topic == topics.meter_state]
         second.load({out.key: out.value or b"" for out in taken})
 
@@ -72,6 +82,11 @@ def _chunks() -> Iterator[list[_Record]]:
             for number in range(events)
             for event in _events(f"e{events}", number)
         ]
+    yield [
+        _Record(next(offsets), _NOW // 1000, b"t",
+                encode("UsageEvent", next(_events("names", number)) | {"project_id": f"{number}"}))
+        for number in range(_NAMES)
+    ]  # fmt: skip
     for hours in (1, 2, 3, 4):
         time = _NOW + hours * _HOUR_US
         yield [_Record(next(offsets), time // 1000, None, encode("Tick", {}))]
