@@ -112,19 +112,26 @@ def is_stale(lease: Lease, report: Report) -> bool:
 
 
 def hear(
-    lease: Lease, report: Report, time: int, *, is_whole: bool, is_priced: bool = True
-) -> None:
+    lease: Lease, report: Report, time: int, *, is_whole: bool, is_priced: bool = True,
+    in_order: bool = True,
+) -> None:  # fmt: skip
     """Take what a holder says at broker time `time` (µs).
 
     `is_whole`: all usage that it speaks of has been seen, so that a difference is one of counting.
     Else what it counts and the meter does not is still on its way. Where not everything has a price
     (`is_priced`), what it counts beyond the meter stays counted: nobody else limits it.
+
+    Without `in_order` reports and usage come by different ways, so that nobody knows what is still
+    on its way: then a holder that counts less than the meter is taken at the meter's word, else it
+    would have the difference again and again.
     """
     spent = max(lease.settled, 0)
     if report.committed is not None:
         if is_whole:
             drift = clamped(report.committed - lease.settled)
             lease.drift = drift if is_priced else min(drift, 0)
+        elif not in_order:
+            lease.drift = min(clamped(report.committed - lease.settled), 0)
         spent = max(spent, report.committed - lease.drift)
     lease.slot, lease.last_seq, lease.wants = report.slot, report.last_seq, report.wants
     lease.per_request = report.per_request

@@ -72,6 +72,10 @@ class Governed(ABC):
         self.waiting_for = next((n for n in names if self._references.get(n) is None), None)
         return self.waiting_for is None
 
+    def at_hand(self) -> bool:
+        """Whether every version in force is at hand, without a word on what is waited for."""
+        return all(self._references.get(name) is not None for name in self.in_force())
+
     def announce_due(self) -> bool:
         """Whether the versions in force should be named again in this partition's input.
 

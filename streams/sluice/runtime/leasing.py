@@ -148,7 +148,10 @@ class Leasing:
             return False
         is_whole = self._is_whole(key, report.last_seq)
         is_priced = not chain[0].ledger.unpriced
-        leases.hear(lease, report, self._state.header.time, is_whole=is_whole, is_priced=is_priced)
+        leases.hear(
+            lease, report, self._state.header.time, is_whole=is_whole, is_priced=is_priced,
+            in_order=budget.of_tenant,
+        )  # fmt: skip
         lease.ends_at = max(lease.ends_at, self._ends_at(key, chain[0].ledger))
         if report.closing:
             self._begin_closing(key, lease)

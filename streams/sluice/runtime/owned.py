@@ -175,9 +175,13 @@ class OwnedPartition:
         return partition.in_force()
 
     def tick_due(self, now: int) -> bool:
-        """Whether time-bound work waits although no record comes (now: µs of wall time)."""
+        """Whether time-bound work waits although no record comes (now: µs of wall time).
+
+        What is due follows from the versions in force: nothing is looked at before they are there.
+        """
+        partition = self._ready_partition()
         silent = time.monotonic() - self.last_record_at > 1.0
-        due = self._ready_partition().next_due() if silent else None
+        due = partition.next_due() if silent and partition.at_hand() else None
         return due is not None and due <= now
 
     def status(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from sluice.errors import WireError
+from sluice.wire.codec import decode
 from sluice.wire.emitter_stats import Counts, EmitterError
 from sluice.wire.topics import leases_beside
 from sluice.wire.wal_frames import Frame
@@ -110,7 +112,7 @@ class Delivery:
 
     def offer(self, segment: Segment, frame: Frame) -> bool:
         """Hand a record over; False: not now, offer it again after a `poll`."""
-        if not self._ready():
+        if not self._ready() or (self.busy and _ends_lease(frame)):
             return False
         delivered = partial(self._delivered, segment, frame)
         topic = self._leases if frame.key == ACROSS else self._topic
@@ -215,3 +217,17 @@ class Delivery:
 
 def _has_no_place(frame: Frame, error: KafkaError) -> bool:
     return frame.key == ACROSS and error.code() in _NO_PLACE
+
+
+def _ends_lease(frame: Frame) -> bool:
+    """Whether a record must not overtake usage that is on its way to other partitions.
+
+    Such a report is taken to come behind all usage of its process.
+    """
+    if frame.key != ACROSS:
+        return False
+    try:
+        kind, report = decode(frame.value)
+    except WireError:
+        return False
+    return kind == "HolderReport" and bool(report["closing"])

@@ -255,6 +255,17 @@ def test_a_hard_budget_grants_what_all_partitions_leave() -> None:
     assert (row["settled"], row["reserved"], row["remaining"]) == (350, 650, 0)
 
 
+def test_a_holder_that_counts_less_than_the_meter_ends_at_the_limit() -> None:
+    """Half as much, by cheaper prices: what it has not counted is not granted again and again."""
+    rollup, committed = Rollup(HARD), 0
+    for number in range(1, 60):
+        rollup.report(wants=100, committed=committed, last_seq=number)
+        granted = [grant for grant in rollup.control("lease") if grant][-1]["granted_total"]
+        committed += min(max(granted - committed, 0), 50)
+        rollup.tell(0, 2 * committed, number, source="gw", source_epoch="e1")
+    assert 1000 - 100 <= rollup.settled() <= 1000 + 100
+
+
 def rows(rollup: Rollup) -> list[dict[str, Any]]:
     """Rows of the next round."""
     rollup.wait(5 * SECOND)

@@ -200,6 +200,22 @@ def test_heartbeats_do_not_hide_a_position_that_stands_still(
     assert asyncio.run(scene()) == [False] * 12 + [True]
 
 
+def test_nothing_is_due_before_the_versions_in_force_are_at_hand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is due follows from them; who looks too early would miss it."""
+    clock = Clock(monkeypatch)
+    owned, _, start = owned_partition()
+    part = owned.partition
+    assert part is not None
+    asyncio.run(owned.apply(Chunk(0, [*start, record(len(start), usage(1))])))
+    clock.now += 5
+    assert owned.tick_due(2**62)
+    monkeypatch.setattr(part._references, "get", lambda _: None)
+    assert not owned.tick_due(2**62)
+    assert part.waiting_for is None
+
+
 def test_who_has_nothing_to_do_or_waits_does_not_stand_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,23 @@ def test_a_report_without_tenant_goes_beside_the_usage(kafka: FakeKafka, make: M
     assert emitter.flush() == 0
     assert kafka.places == ["usage.v1"] * 3 + ["leases.v1", "usage.v1"]
     assert [(r["tenant_id"], r["last_seq"]) for r in reports(kafka)] == [("", 3), ("acme", 2)]
+
+
+def test_the_end_of_a_lease_overtakes_no_usage(kafka: FakeKafka, make: Make) -> None:
+    """Usage may be on its way to another partition: a closing report waits until it is there."""
+    emitter = make()
+    kafka.judge = lambda _: LATER
+    emitter.report(report(""))
+    emitter.emit(plain("acme"))
+    emitter.report(report("", closing=True))
+    emitter.emit(plain("other"))
+    until(lambda: len(kafka.producers[-1]) == 2)
+    time.sleep(0.1)
+    assert len(kafka.producers[-1]) == 2
+    kafka.judge = lambda _: None
+    assert emitter.flush() == 0
+    assert kafka.places == ["leases.v1", "usage.v1", "leases.v1", "usage.v1"]
+    assert [r["closing"] for r in reports(kafka)] == [False, True]
 
 
 def test_a_successor_closes_leases_that_span_tenants(

@@ -182,7 +182,7 @@ def build(settings: Settings, slot: str) -> WorkerApp:
 
 def _ask(owner: Owner, questions: Questions) -> None:
     for owned in owner.owned.values():
-        if isinstance(owned.partition, Across):
+        if isinstance(owned.partition, Across) and owned.partition.at_hand():
             questions.ask(owned.partition)
 
 
