@@ -28,11 +28,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## Replay a real trace through real admission points (KEEP=1 leaves the stack up)
 	@$(BIN)/sluice demo $(if $(KEEP),--keep)
 
-# The fast tests use the core that the others leave idle while they wait for processes.
+# Those in the background use the core that the others leave idle while they wait for processes.
 test: lint  ## Lint, types, rules of the house, and every test, real Kafka and ClickHouse included
-	@$(BIN)/python -m pytest tests/unit tests/laws > .test-unit.log 2>&1 & fast=$$!; \
+	@$(BIN)/python -m pytest tests/unit tests/laws tests/bench > .test-unit.log 2>&1 & fast=$$!; \
 	  trap 'kill $$fast; exit 130' INT TERM; \
-	  $(BIN)/python -m pytest tests/integration tests/bench; slow=$$?; \
+	  $(BIN)/python -m pytest tests/integration; slow=$$?; \
 	  wait $$fast; fast=$$?; cat .test-unit.log; rm -f .test-unit.log; exit $$((fast | slow))
 
 unit: setup  ## The fast tests only
