@@ -15,6 +15,7 @@ from sluice.metering.prices import PriceBook, default_book
 from sluice.metering.tasks import TaskKey
 from sluice.metering.windows import WindowKey
 from sluice.runtime.across import Across
+from sluice.runtime.governed import Governed
 from sluice.runtime.partition import Partition
 from sluice.runtime.state import State
 from sluice.wire.codec import decode, encode
@@ -147,6 +148,29 @@ def across(
     state = State(3_600_000_000, 3_600_000_000)
     state.load({key: value or b"" for key, value in (stored or {}).items()})
     return Across(TOPICS, 0, state, references, epoch=epoch)
+
+
+class Fed:
+    """A partition of any kind, fed record by record."""
+
+    def __init__(self, references: FakeReferences, part: Governed, offset: int = 0) -> None:
+        self.references, self.part = references, part
+        self.offset, self.at = offset, NOW
+
+    def put(self, made: FakeRecord) -> None:
+        """Apply one record."""
+        assert self.part.apply([made]) == 1
+        self.offset += 1
+
+    def switch(self, text: str) -> None:
+        """Put a policy in force."""
+        name = self.references.put(policy(text))
+        self.put(activate(self.offset, name, at=self.at))
+
+    def wait(self, micros: int) -> None:
+        """Let time pass."""
+        self.at += micros
+        self.put(tick(self.offset, self.at))
 
 
 def governed() -> tuple[Partition, FakeReferences, list[FakeRecord]]:

@@ -27,6 +27,7 @@ from sluice.replay.events import blank_event
 from sluice.runtime.publish import publish_policy
 from sluice.settings import Settings
 from sluice.steering.ledgers import Ledgers, LedgerView
+from sluice.steering.versions import tellers
 from sluice.wire.codec import decode
 from sluice.wire.emitter import UsageEmitter
 from sluice.wire.kafka import producer_config, topics
@@ -56,9 +57,7 @@ def publish(settings: Settings, policy_id: str, text: str) -> None:
     """Put a policy in force, and wait until every owner has told the points of its budgets."""
     policy = load_policy(text, policy_id)
     publish_policy(settings, policy)
-    owners = {n for budget in policy.budgets
-              for n in (range(settings.partitions) if budget.of_tenant
-                        else [topics(settings).across])}  # fmt: skip
+    owners = set(tellers(policy, settings.partitions))
     start, control = f"budget|{policy_id}|".encode(), topics(settings).control
     deadline = time.monotonic() + 60
 

@@ -9,18 +9,16 @@ import pytest
 from tests.builders import (
     NOW,
     TOPICS,
-    FakeRecord,
     FakeReferences,
+    Fed,
     across,
-    activate,
-    policy,
     record,
-    tick,
 )
 
 from sluice.enforcement.budgets import LedgerKey
 from sluice.enforcement.shares import Share, ShareKey, share_record
 from sluice.runtime import questions as questions_module
+from sluice.runtime.across import Across
 from sluice.runtime.outputs import OutRecord
 from sluice.runtime.questions import Questions
 from sluice.wire.codec import decode
@@ -41,26 +39,17 @@ budgets:
 HARD = SOFT.replace("rules: [{rule_id: stop, at: 100%, action: block}]", "hard: true")
 
 
-class Rollup:
+class Rollup(Fed):
     """The partition of budgets that span tenants under one policy, and what was stored of it."""
 
     def __init__(self, *texts: str) -> None:
-        self.references = FakeReferences()
-        self.part = across(self.references)
-        self.offset, self.at = 0, NOW
+        references = FakeReferences()
+        self.part: Across
+        super().__init__(references, across(references))
         self.stored: dict[bytes, bytes | None] = {}
         for text in texts:
             self.switch(text)
         self.outs()
-
-    def put(self, made: FakeRecord) -> None:
-        assert self.part.apply([made]) == 1
-        self.offset += 1
-
-    def switch(self, text: str) -> None:
-        """Put a policy in force."""
-        name = self.references.put(policy(text))
-        self.put(activate(self.offset, name, at=self.at))
 
     def tell(self, partition: int, settled: int, version: int, **over: Any) -> None:
         """A partition tells its share."""
@@ -82,11 +71,6 @@ class Rollup:
             "closing": False,
         }  # fmt: skip
         self.put(record(self.offset, fields | over, at=self.at, name="HolderReport"))
-
-    def wait(self, micros: int) -> None:
-        """Let time pass."""
-        self.at += micros
-        self.put(tick(self.offset, self.at))
 
     def outs(self) -> list[OutRecord]:
         """Outputs since the last call; state goes to the store."""

@@ -8,11 +8,10 @@ from tests.builders import (
     NOW,
     TOPICS,
     FakeReferences,
+    Fed,
     activate,
     partition,
-    policy,
     record,
-    tick,
     usage,
 )
 
@@ -43,25 +42,15 @@ RAISED = BUDGET.replace(
 )
 
 
-class Meter:
+class Meter(Fed):
     """A partition under one policy, fed event by event."""
 
     def __init__(self, text: str) -> None:
-        self.references = FakeReferences()
-        self.part: Partition = partition(self.references)
-        self.offset = self.number = 0
-        self.at = NOW
+        references = FakeReferences()
+        super().__init__(references, partition(references))
+        self.number = 0
         self.put(activate(0, self.references.put(default_book())))
         self.switch(text)
-
-    def put(self, made: Any) -> None:
-        self.part.apply([made])
-        self.offset += 1
-
-    def switch(self, text: str) -> None:
-        """Put a policy in force."""
-        name = self.references.put(policy(text))
-        self.put(activate(self.offset, name, at=self.at))
 
     def use(self, tokens: int, **over: Any) -> None:
         """Usage of so many tokens now."""
@@ -69,11 +58,6 @@ class Meter:
         event = usage(self.number, occurred_at=self.at, started_at=self.at, request_model="m",
                       input_tokens=tokens, output_tokens=0) | over  # fmt: skip
         self.put(record(self.offset, event, at=self.at))
-
-    def wait(self, micros: int) -> None:
-        """Let time pass."""
-        self.at += micros
-        self.put(tick(self.offset, self.at))
 
     def said(self, kind: str = "decision|") -> list[dict[str, Any] | None]:
         """Control messages of a kind since the last call."""

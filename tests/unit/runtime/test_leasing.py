@@ -8,17 +8,16 @@ from tests.builders import (
     NOW,
     TOPICS,
     FakeReferences,
+    Fed,
     activate,
     partition,
     policy,
     record,
-    tick,
     usage,
 )
 
 from sluice.enforcement.leases import TTL_US
 from sluice.metering.prices import default_book
-from sluice.runtime.partition import Partition
 from sluice.wire.codec import decode
 
 SECOND = 1_000_000
@@ -48,25 +47,15 @@ NESTED = (
 )
 
 
-class Meter:
+class Meter(Fed):
     """A partition under one policy and the leases that it grants."""
 
     def __init__(self, text: str = HARD) -> None:
-        self.references = FakeReferences()
-        self.part: Partition = partition(self.references)
-        self.offset, self.at = 0, NOW
+        references = FakeReferences()
+        super().__init__(references, partition(references))
         self.put(activate(0, self.references.put(default_book())))
         self.switch(text)
         self.outs()
-
-    def put(self, made: Any) -> None:
-        self.part.apply([made])
-        self.offset += 1
-
-    def switch(self, text: str) -> None:
-        """Put a policy in force."""
-        name = self.references.put(policy(text))
-        self.put(activate(self.offset, name, at=self.at))
 
     def report(self, holder: str = "gw", wants: int = 0, **over: Any) -> None:
         """A holder says what it has and wants."""
@@ -83,11 +72,6 @@ class Meter:
         event = usage(number, occurred_at=self.at, started_at=self.at, input_tokens=tokens,
                       output_tokens=0, event_id=str(self.offset)) | over  # fmt: skip
         self.put(record(self.offset, event, at=self.at))
-
-    def wait(self, micros: int) -> None:
-        """Let time pass."""
-        self.at += micros
-        self.put(tick(self.offset, self.at))
 
     def outs(self) -> list[Any]:
         """Everything since the last call but state and rules."""

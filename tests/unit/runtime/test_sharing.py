@@ -9,11 +9,10 @@ from tests.builders import (
     NOW,
     TOPICS,
     FakeReferences,
+    Fed,
     activate,
     partition,
-    policy,
     record,
-    tick,
     usage,
 )
 
@@ -46,29 +45,20 @@ ROLLING = SOFT.replace("period: day", "period: rolling\n    rolling: 1h")
 OF_TENANT = SOFT.replace("scope: []", "scope: []\n    where: {tenant_id: acme}")
 
 
-class Meter:
+class Meter(Fed):
     """A partition under one policy, fed event by event."""
 
     def __init__(self, text: str, generation: int = 0) -> None:
-        self.references = FakeReferences()
-        self.part: Partition = partition(self.references, PARTITION)
+        references = FakeReferences()
+        part = partition(references, PARTITION)
         if generation:
-            self.part = Partition(
-                TOPICS, PARTITION, self.part.state, self.references, epoch=1, generation=generation
+            part = Partition(
+                TOPICS, PARTITION, part.state, references, epoch=1, generation=generation
             )
-        self.offset, self.at = 10, NOW
+        super().__init__(references, part, offset=10)
         self.put(activate(self.offset, self.references.put(default_book())))
         self.switch(text)
         self.stored: dict[bytes, bytes | None] = {}
-
-    def put(self, made: Any) -> None:
-        self.part.apply([made])
-        self.offset += 1
-
-    def switch(self, text: str) -> None:
-        """Put a policy in force."""
-        name = self.references.put(policy(text))
-        self.put(activate(self.offset, name, at=self.at))
 
     def use(self, tokens: int, **over: Any) -> None:
         """Usage of so many tokens now."""
@@ -85,11 +75,6 @@ class Meter:
             "closing": True,
         }  # fmt: skip
         self.put(record(self.offset, fields | over, at=self.at, key=key, name="HolderReport"))
-
-    def wait(self, micros: int) -> None:
-        """Let time pass."""
-        self.at += micros
-        self.put(tick(self.offset, self.at))
 
     def take(self) -> list[OutRecord]:
         """A checkpoint."""
