@@ -8,7 +8,7 @@ from sys import intern
 from typing import Any, Literal, NamedTuple, cast
 
 from sluice.periods import PERIOD_KINDS, PeriodKind, period_of
-from sluice.wire.scopes import scope_text
+from sluice.wire.scopes import ALL_TENANTS, scope_text
 
 SITUATIONS = (
     "control_stale", "lease_gone", "cold_start", "publisher_down", "unknown_scope", "no_price",
@@ -74,7 +74,7 @@ class BudgetRule:
 
     def whom(self, scope: str) -> str:
         """A ledger in words: whose usage it counts."""
-        return scope or ("everything" if self.of_tenant else "all tenants")
+        return scope or ("everything" if self.of_tenant else ALL_TENANTS)
 
     def fails(self, situation: str) -> Fails:
         """What holds in a situation in which the limit is not known.

@@ -224,14 +224,18 @@ class ControlState:
         if beat <= self._beats.get(partition, (-1, -1, -1)):
             return self._ignored("stale")
         self._beats[partition] = beat
+        is_as_before = self._of_tenants.get(partition) is record["of_tenants"]
         self._of_tenants[partition] = record["of_tenants"]
         self._heard(partition, min(record["issued_at"], now))
+        if not is_as_before:
+            self._compare_silence()
         self.counts["heartbeats"] += 1
         return Applied("heartbeat", key)
 
     def _heard(self, partition: int, instant: int) -> None:
-        self.heard_at[partition] = max(instant, self.heard_at.get(partition, -1))
-        self._compare_silence()
+        if instant > self.heard_at.get(partition, -1):
+            self.heard_at[partition] = instant
+            self._compare_silence()
 
     def _compare_silence(self) -> None:
         usage, across = [], []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sluice.admission.decision import Decision
+from sluice.wire.scopes import ALL_TENANTS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +42,7 @@ def explain(
 def explained(decision: Decision, now: int) -> Explained:
     """One decision at `now` (µs UTC)."""
     acts = not decision.shadow and decision.effect_at(now) is not None
-    scope = ", ".join(f"{name}={value}" for name, value in decision.scope) or "all tenants"
+    scope = ", ".join(f"{name}={value}" for name, value in decision.scope) or ALL_TENANTS
     head = f"{decision.published_action} for {scope}, {_standing(decision, now)}"
     source = f"policy {decision.policy_id} {decision.policy_version}, rule {decision.rule_id}"
     notes = "".join(f"; {note.sentence}" for note in decision.notes)

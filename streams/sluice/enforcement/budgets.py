@@ -152,6 +152,13 @@ def count(
         ledger.unpriced += not priced
 
 
+def count_many(ledger: Ledger, *, corrected: int, events: int, unpriced: int) -> None:
+    """Count the events behind charges that were added up before."""
+    ledger.corrected += corrected
+    ledger.events += events
+    ledger.unpriced += unpriced
+
+
 def pass_slices(ledger: Ledger, budget: Budget, time: int) -> bool:
     """Let usage leave a rolling period whose slices are over; whether the sum changed."""
     if budget.rolling_us is None:

@@ -68,13 +68,15 @@ class Governed(ABC):
 
     def ready(self) -> bool:
         """Whether every version in force is at hand; `waiting_for` names the one that is not."""
-        names = self.in_force()
-        self.waiting_for = next((n for n in names if self._references.get(n) is None), None)
+        self.waiting_for = self._missing()
         return self.waiting_for is None
 
     def at_hand(self) -> bool:
         """Whether every version in force is at hand, without a word on what is waited for."""
-        return all(self._references.get(name) is not None for name in self.in_force())
+        return self._missing() is None
+
+    def _missing(self) -> tuple[str, str, str] | None:
+        return next((n for n in self.in_force() if self._references.get(n) is None), None)
 
     def announce_due(self) -> bool:
         """Whether the versions in force should be named again in this partition's input.

@@ -101,9 +101,11 @@ class _One(NamedTuple):
 
 def moved(units: set[str], charged: Charged) -> float:
     """The most that a sum in one of these units can move, whichever of the events are added."""
+    if not units:
+        return 0.0
     usage, cost = charged.run.usage, np.where(charged.priced, charged.cost_pusd, 0)
     columns = [amounts(unit, usage, cost).astype(np.float64) for unit in sorted(units)]
-    return max((float(np.abs(column).sum()) for column in columns), default=0.0)
+    return max(float(np.abs(column).sum()) for column in columns)
 
 
 def taken(charged: Charged, governed: list[tuple[Policy, Budget]]) -> Iterator[Taken]:
@@ -192,9 +194,9 @@ def _add(ledger: Ledger, part: _Part, group: int, time: int) -> None:
         held = zip(part.backs[chosen].tolist(), part.settled[chosen].tolist(), strict=True)
         for back, settled in held:
             _settle_slice(ledger, back, settled)
-    ledger.corrected += added.corrected
-    ledger.events += added.events
-    ledger.unpriced += added.unpriced
+    budgets.count_many(
+        ledger, corrected=added.corrected, events=added.events, unpriced=added.unpriced
+    )
 
 
 def _tally(fast: list[_One], run: Run, ledgers: Ledgers) -> None:

@@ -156,16 +156,16 @@ class State:
         self.windows.evict(time)
         self.cohorts.evict(time)
         self.outcomes.evict(time)
-        for key in [k for k, l in self.ledgers.items() if l.period_end < time - _LEDGER_KEEP_US]:
-            del self.ledgers[key]
-            self.touch_ledger(key)
-        for part in [k for k, s in self.shares.items() if s.period_end < time - _LEDGER_KEEP_US]:
-            del self.shares[part]
-            self.touch(SHARE, part)
-        over = time - _TOLD_KEEP_US
-        for name in [k for k, told in self.told.items() if told.share.period_end < over]:
-            del self.told[name]
-            self.touch(TOLD, name)
+        over, told_over = time - _LEDGER_KEEP_US, time - _TOLD_KEEP_US
+        self._forget(LEDGER, [k for k, l in self.ledgers.items() if l.period_end < over])
+        self._forget(SHARE, [k for k, s in self.shares.items() if s.period_end < over])
+        self._forget(TOLD, [k for k, t in self.told.items() if t.share.period_end < told_over])
+
+    def _forget(self, kind: bytes, identities: list[Any]) -> None:
+        table = self._table(kind)
+        for identity in identities:
+            del table[identity]
+        self.touch_all(kind, identities)
 
 
 def _put(table: dict[Any, Any], identity: Any, row: Any) -> None:

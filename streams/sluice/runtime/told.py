@@ -92,7 +92,9 @@ class ToldShares:
         time = self._state.header.time
         _check_room(ledger, more)
         budgets.charge(ledger, budget, more.settled, time, time)
-        _count(ledger, more)
+        budgets.count_many(
+            ledger, corrected=more.corrected, events=more.events, unpriced=more.unpriced
+        )
         told.charged = sums_of(share)
         if budget.hard and key.source:
             self._governance.tally(key.ledger, key.source, key.source_epoch, more.settled)
@@ -104,9 +106,3 @@ def _check_room(ledger: Ledger, more: Sums) -> None:
     checked_sum(ledger.corrected, more.corrected)
     checked_sum(ledger.events, more.events)
     checked_sum(ledger.unpriced, more.unpriced)
-
-
-def _count(ledger: Ledger, more: Sums) -> None:
-    ledger.corrected += more.corrected
-    ledger.events += more.events
-    ledger.unpriced += more.unpriced

@@ -16,7 +16,7 @@ from sluice.runtime.owned import OwnedPartition
 from sluice.runtime.owner import Owner
 from sluice.runtime.places import Place
 from sluice.runtime.references import References
-from sluice.runtime.worker import EXIT_CONFIG, EXIT_FAULT, EXIT_FENCED, EXIT_STUCK, die
+from sluice.runtime.worker import EXIT_CONFIG, EXIT_FAULT, EXIT_FENCED, EXIT_STUCK, WorkerApp, die
 from sluice.settings import Settings
 from sluice.wire.codec import encode
 from sluice.wire.kafka import producer_config
@@ -73,8 +73,21 @@ class Upkeep:
 
     def __init__(self, settings: Settings, owner: Owner) -> None:
         self._owner = owner
+        self._checkpoint_s = settings.checkpoint_ms / 1000
         self._watchdog_s = settings.watchdog_s
         self.producer = Producer(producer_config(settings, **{"linger.ms": 0}))
+
+    def keep(self, app: WorkerApp, references: References) -> None:
+        """Follow published versions, and checkpoint what no decision hurries."""
+
+        async def follow_references() -> None:
+            references.start()
+
+        async def checkpoint() -> None:
+            await self._owner.checkpoint_all()
+
+        app.task(follow_references)
+        app.timer(self._checkpoint_s)(checkpoint)
 
     def look(self, highwater: Callable[[TP], int | None]) -> None:
         """Append what is due, and look how far each partition is."""

@@ -9,11 +9,10 @@ from sluice.enforcement.policy_budget import SCOPE_FIELDS as LEDGER_FIELDS
 from sluice.enforcement.units import UNITS, shown_amount
 from sluice.errors import ConfigError
 from sluice.money import usd
-from sluice.wire.scopes import scope_fields, scope_text
+from sluice.wire.scopes import ALL_TENANTS, scope_fields, scope_text
 
 # Decisions of ladders are about one priority; no ledger is.
 SCOPE_FIELDS = (*LEDGER_FIELDS, "priority")
-ALL_TENANTS = "all tenants"
 # What people type for a scope without fields.
 EVERY_SCOPE = "all"
 _MICRO_USD_PUSD = 10**6

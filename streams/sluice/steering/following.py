@@ -11,12 +11,12 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaExcepti
 from sluice.admission.sentences import utc
 from sluice.errors import OutsideError, WireError
 from sluice.settings import Settings
-from sluice.steering.amounts import ALL_TENANTS, amount_text, whose
+from sluice.steering.amounts import amount_text, whose
 from sluice.steering.control import read_key
 from sluice.wire.codec import decode
 from sluice.wire.kafka import consumer_config, topics
 from sluice.wire.scan import Scanned, message_as_record
-from sluice.wire.scopes import scope_fields, scope_text
+from sluice.wire.scopes import ALL_TENANTS, scope_fields, scope_text
 
 KINDS = {"Decision": "decision", "BudgetRule": "budget", "LeaseGrant": "lease",
          "Heartbeat": "heartbeat"}  # fmt: skip

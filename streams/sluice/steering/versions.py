@@ -19,12 +19,12 @@ from sluice.enforcement.policy_budget import Budget
 from sluice.enforcement.units import UNITS, whole_amount
 from sluice.errors import ConfigError, WireError
 from sluice.settings import Settings
-from sluice.steering.amounts import ALL_TENANTS, EVERY_SCOPE, amount_text
+from sluice.steering.amounts import EVERY_SCOPE, amount_text
 from sluice.steering.control import Standing
 from sluice.wire.codec import decode
 from sluice.wire.kafka import topics
 from sluice.wire.scan import committed_records
-from sluice.wire.scopes import scope_fields
+from sluice.wire.scopes import ALL_TENANTS, scope_fields
 
 _AMOUNTS = frozenset({"limit", "limit_pusd", "limits", "add"})
 _NAMES = ("budget_id", "rule_id")

@@ -8,6 +8,8 @@ from functools import lru_cache
 # The percent sign first: what it encodes must not be encoded again.
 _RESERVED = {"%": "%25", ",": "%2C", "=": "%3D"}
 
+ALL_TENANTS = "all tenants"  # a scope without fields, to people
+
 
 def scope_text(pairs: Iterable[tuple[str, str]]) -> str:
     """The scope of these fields and values; empty = one ledger for all.

@@ -157,13 +157,7 @@ def build(settings: Settings, slot: str) -> WorkerApp:
         async for event in stream.events():
             await apply(owner, event.message)
 
-    @app.task
-    async def follow_references() -> None:
-        references.start()
-
-    @app.timer(settings.checkpoint_ms / 1000)
-    async def checkpoint() -> None:
-        await owner.checkpoint_all()
+    upkeep.keep(app, references)
 
     @app.timer(_CHECK_S)
     async def refresh() -> None:
