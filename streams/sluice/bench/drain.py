@@ -135,7 +135,8 @@ def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """Where each partition of a topic ends now."""
     consumer = Consumer(consumer_config(settings))
     try:
-        places = [TopicPartition(topic, number) for number in range(settings.partitions)]
+        known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        places = [TopicPartition(topic, number) for number in sorted(known)]
         return {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in places}
     except KafkaException as error:
         raise OutsideError(f"Kafka did not answer: {error.args[0].str()}") from error

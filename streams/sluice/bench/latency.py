@@ -1,7 +1,8 @@
 """How long a usage event takes to become a decision that a reader of committed records has.
 
-Every trial is a new tenant whose first event exceeds a tiny budget. The clock runs from handing the
-event to the producer until the decision about its tenant came out of the consumer.
+Every trial is a new tenant whose first event exceeds a tiny budget, or a new end user's, whose
+budget spans tenants. The clock runs from handing the event to the producer until the decision about
+it came out of the consumer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -20,12 +21,12 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from sluice.bench.drain import drain, end_offsets
 from sluice.bench.figures import Figure, Report, machine
-from sluice.bench.ground import Ground, Pipeline
+from sluice.bench.ground import Ground, Pipeline, owned, until
 from sluice.bench.workload import Mix, load, models
 from sluice.enforcement.policy_file import load_policy
 from sluice.errors import OutsideError
 from sluice.local.jars import kafka_version
-from sluice.runtime.publish import publish_policy
+from sluice.runtime.publish import publish_policy, withdraw_policy
 from sluice.settings import Settings
 from sluice.wire.codec import encode
 from sluice.wire.kafka import consumer_config, producer_config, topics
@@ -42,6 +43,9 @@ budgets:
     period: day
     rules: [{rule_id: stop, at: 100%, action: block}]
 """
+ACROSS_POLICY = TINY_POLICY.replace("bench-tiny", "bench-across").replace(
+    "[tenant_id]", "[end_user_hash]"
+)
 _TRIAL_S = 20.0
 _WARM_TRIALS = 10
 _LOAD_WARM_S = 3.0
@@ -69,18 +73,32 @@ def run(ground: Ground, events: int, trials: int, seed: int, cache: Path) -> Rep
         pipeline.meters()
         tell(f"idle: {trials} trials")
         idle = spread(Probe(pipeline.settings, "idle").trials(trials))
+        across = _across(pipeline, trials, tell)
         tell(f"at {rate:,.0f} events/s: {trials} trials")
         with feeding(ground, pipeline, cache, Mix(events, "full", seed), rate):
             half = spread(Probe(pipeline.settings, "half").trials(trials))
     figures = [
         *_figures("idle", idle, IDLE_P50_MS, IDLE_P99_MS),
         *_figures("half", half, None, HALF_P99_MS),
+        *_figures("across", across, None, None),
         Figure("maximum", round(most.per_s), "events/s"),
         Figure("half_rate", round(rate), "events/s"),
     ]
     settings = {"events": events, "trials": trials, "seed": seed, "partitions": 4,
                 "fetch_wait_ms": 10, "kafka": kafka_version()}  # fmt: skip
     return Report("latency", machine(), settings, figures)
+
+
+def _across(pipeline: Pipeline, trials: int, tell: Callable[[str], None]) -> Spread:
+    """The way over the rollup, on an otherwise idle pipeline."""
+    rollup = pipeline.start("rollup", "rollup")
+    until(lambda: len(owned(rollup)) == 1, "the rollup to own its partition")
+    publish_policy(pipeline.settings, load_policy(ACROSS_POLICY, "bench"))
+    tell(f"budgets that span tenants: {trials} trials")
+    times = Probe(pipeline.settings, "across", "end_user_hash").trials(trials)
+    withdraw_policy(pipeline.settings, "bench-across")
+    rollup.stop()
+    return spread(times)
 
 
 def _figures(name: str, times: Spread, p50: float | None, p99: float | None) -> list[Figure]:
@@ -99,9 +117,10 @@ def spread(times_ms: list[float]) -> Spread:
 
 
 class Probe:
-    """Sends single events and waits for the decisions about them."""
+    """Sends single events and waits for the decisions about them, which name them in `field`."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, field: str = "tenant_id") -> None:
+        self._field = field
         names = topics(settings)
         self._name = name
         self._topic = names.usage
@@ -123,8 +142,10 @@ class Probe:
     def _trial(self, number: int) -> float:
         # Trials must not fall into step with timers of the pipeline.
         time.sleep(0.02 + self._random.random() * 0.05)
-        tenant = f"{self._name}{number}"
-        value, wanted = self._event(tenant), f"|tenant_id={tenant}|".encode()
+        whose = f"{self._name}{number}"
+        # One tenant has all users, so that nothing but their own budget is crossed.
+        tenant = whose if self._field == "tenant_id" else self._name
+        value, wanted = self._event(tenant, whose), f"|{self._field}={whose}|".encode()
         begun = time.perf_counter()
         self._producer.produce(self._topic, value, tenant)
         self._producer.poll(0)
@@ -132,16 +153,17 @@ class Probe:
             message = self._consumer.poll(0.1)
             if message is not None and not message.error() and wanted in (message.key() or b""):
                 return (time.perf_counter() - begun) * 1000
-        raise OutsideError(f"no decision about {tenant} within {_TRIAL_S:.0f} s")
+        raise OutsideError(f"no decision about {whose} within {_TRIAL_S:.0f} s")
 
-    def _event(self, tenant: str) -> bytes:
+    def _event(self, tenant: str, whose: str) -> bytes:
         now, model = time.time_ns() // 1000, models()[0]
         return encode("UsageEvent", {
-            "event_id": f"{tenant}-1", "source": "probe", "source_epoch": self._name,
+            "event_id": f"{whose}-1", "source": "probe", "source_epoch": whose,
             "source_seq": 1, "event_type": "inference", "occurred_at": now, "started_at": now,
-            "tenant_id": tenant, "project_id": "probe", "operation_name": "chat",
-            "provider_name": model.provider or "openai", "request_model": model.model,
-            "input_tokens": 1000, "output_tokens": 1000, "outcome": "ok",
+            "tenant_id": tenant, "end_user_hash": whose, "project_id": "probe",
+            "operation_name": "chat", "provider_name": model.provider or "openai",
+            "request_model": model.model, "input_tokens": 1000, "output_tokens": 1000,
+            "outcome": "ok",
         })  # fmt: skip
 
 
